@@ -1,0 +1,237 @@
+"""The composable loop under every iterative gradient attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrobust.iteration import Closure, Mode, iterate
+from jaxrobust.random import example_keys, fold_in_each
+from jaxrobust.threat import ThreatModel
+
+from ._gradients import GradientEstimator, plain
+from ._types import Attack, Loss, LogitsFn, check_inputs
+
+ChooseTargets = Callable[[jax.Array, jax.Array], jax.Array]
+"""Clean logits ``[batch, classes]`` and labels ``[batch]`` to one target class per restart, ``[batch, restarts]``."""
+
+
+class _Constants(NamedTuple):
+    threat: ThreatModel
+    logits_fn: Closure
+    keys: jax.Array
+    images: jax.Array
+    labels: jax.Array
+    targets: jax.Array | None
+
+
+class _Best(NamedTuple):
+    perturbation: jax.Array
+    success: jax.Array
+    loss: jax.Array
+
+
+class _State(NamedTuple):
+    step: jax.Array
+    restart: jax.Array
+    perturbation: jax.Array
+    gradient: Any
+    update: Any
+    best: _Best
+
+
+def _better(best: _Best, candidate: _Best) -> _Best:
+    """Per example: success first, then the higher loss. A NaN loss never wins."""
+    higher = (candidate.success == best.success) & (candidate.loss > best.loss)
+    replace = (candidate.success & ~best.success) | higher
+    broadcast = replace.reshape(replace.shape + (1,) * (best.perturbation.ndim - 1))
+    return _Best(
+        jnp.where(broadcast, candidate.perturbation, best.perturbation),
+        jnp.where(replace, candidate.success, best.success),
+        jnp.where(replace, candidate.loss, best.loss),
+    )
+
+
+def search(
+    threat: ThreatModel,
+    *,
+    loss: Callable[..., jax.Array],
+    success: Callable[[jax.Array, jax.Array], jax.Array],
+    update: optax.GradientTransformation,
+    gradient: GradientEstimator,
+    steps: int,
+    random_start: bool,
+    restarts: int = 1,
+    choose_targets: ChooseTargets | None = None,
+    keep_best: bool = False,
+    mode: Mode = "auto",
+) -> Attack:
+    """The loop with every part open; :func:`iterative` is its public face.
+
+    With ``choose_targets`` each restart aims at a class of its own: there are as many restarts as targets, and the
+    loss is called as ``loss(logits, labels, targets)``.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if restarts < 1:
+        raise ValueError(f"restarts must be at least 1, got {restarts}")
+
+    def evaluate(constants: _Constants, restart: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = constants.logits_fn(images)
+        if constants.targets is None:
+            return loss(logits, constants.labels), logits
+        return loss(logits, constants.labels, constants.targets[:, restart]), logits
+
+    @jax.jit
+    def targets_of(logits_fn: Closure, images: jax.Array, labels: jax.Array) -> jax.Array | None:
+        return None if choose_targets is None else choose_targets(logits_fn(images), labels)
+
+    @jax.jit
+    def start(constants: _Constants, restart: jax.Array, best: _Best | None) -> _State:
+        images = constants.images
+        perturbation = jnp.zeros_like(images)
+        if random_start:
+            perturbation = constants.threat.sample(fold_in_each(fold_in_each(constants.keys, restart), 0), images)
+        if best is None:
+            batch = images.shape[0]
+            lowest = jnp.full((batch,), -jnp.inf, images.dtype)
+            best = _Best(perturbation, jnp.zeros((batch,), bool), lowest)
+        return _State(
+            step=jnp.zeros((), jnp.int32),
+            restart=restart,
+            perturbation=perturbation,
+            gradient=gradient.init(images),
+            update=update.init(perturbation),
+            best=best,
+        )
+
+    def step(constants: _Constants, state: _State) -> _State:
+        # Fold 0 belongs to the random start.
+        keys = fold_in_each(fold_in_each(constants.keys, state.restart), state.step + 1)
+        direction, values, logits, estimator_state = gradient.estimate(
+            keys,
+            lambda images: evaluate(constants, state.restart, images),
+            constants.images + state.perturbation,
+            state.gradient,
+        )
+        best = state.best
+        if keep_best:
+            best = _better(
+                best, _Best(state.perturbation, success(logits, constants.labels), values.astype(best.loss.dtype))
+            )
+        updates, update_state = update.update(direction, state.update, state.perturbation)
+        perturbation = constants.threat.project(state.perturbation + updates, constants.images)
+        return _State(state.step + 1, state.restart, perturbation, estimator_state, update_state, best)
+
+    @jax.jit
+    def last(constants: _Constants, state: _State) -> _Best:
+        values, logits = evaluate(constants, state.restart, constants.images + state.perturbation)
+        found = success(logits, constants.labels)
+        return _better(
+            state.best, _Best(state.perturbation, found, values.astype(state.best.loss.dtype))
+        )
+
+    @jax.jit
+    def finish(constants: _Constants, perturbation: jax.Array) -> jax.Array:
+        # The sum may leave the box by a rounding.
+        return constants.threat.clip(constants.images + perturbation)
+
+    def one_restart(
+        constants: _Constants, state: tuple[jax.Array, _Best | None]
+    ) -> tuple[jax.Array, _Best]:
+        restart, best = state
+        found = iterate(step, constants, start(constants, restart, best), steps, mode=mode)
+        return restart + 1, last(constants, found)
+
+    def attack(key: jax.Array, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array) -> jax.Array:
+        images, labels = jnp.asarray(images), jnp.asarray(labels)
+        check_inputs(images, labels)
+        keys = example_keys(key, images.shape[0])
+        closure = Closure(logits_fn)
+        targets = targets_of(closure, images, labels)
+        constants = _Constants(threat, closure, keys, images, labels, targets)
+        zero = jnp.zeros((), jnp.int32)
+        rounds = restarts if targets is None else targets.shape[1]
+        if rounds == 1 and not keep_best:
+            state = iterate(step, constants, start(constants, zero, None), steps, mode=mode)
+            return finish(constants, state.perturbation)
+        first = one_restart(constants, (zero, None))
+        _, best = iterate(one_restart, constants, first, rounds - 1, mode=mode, compile_step=False)
+        return finish(constants, best.perturbation)
+
+    return attack
+
+
+def misclassified(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Success of an untargeted attack, ``[batch]``; non-finite logits count as misclassified."""
+    return (logits.argmax(-1) != labels) | ~jnp.isfinite(logits).all(-1)
+
+
+def classified_as(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Success of a targeted attack, ``[batch]``."""
+    return logits.argmax(-1) == targets
+
+
+def iterative(
+    threat: ThreatModel,
+    *,
+    loss: Loss,
+    update: optax.GradientTransformation,
+    steps: int,
+    gradient: GradientEstimator | None = None,
+    random_start: bool = True,
+    restarts: int = 1,
+    targeted: bool = False,
+    keep_best: bool = False,
+    mode: Mode = "auto",
+) -> Attack:
+    """An iterative gradient attack from its four replaceable parts.
+
+    Args:
+        threat: where the perturbation must stay, e.g. ``Linf(8 / 255)``.
+        loss: what is maximised, per example (minimised where ``targeted``).
+        update: how a gradient becomes a step, an Optax transformation applied to the perturbation. It *ascends*:
+            the step is added. :func:`steepest_ascent` is the usual last link of the chain.
+        steps: gradient steps per restart.
+        gradient: how the gradient is estimated, :func:`plain` by default.
+        random_start: start from ``threat.sample``; otherwise from the image itself.
+        restarts: independent runs; per example the best result is kept.
+        targeted: ``labels`` are the classes to reach.
+        keep_best: return the best iterate instead of the last one: a successful one before others, then the one of
+            highest loss. It costs one forward pass more; so does each restart when there are several.
+        mode: how the loop runs, see :mod:`jaxrobust.iteration`.
+
+    Returns:
+        An :class:`Attack`.
+
+    Raises:
+        ValueError: for fewer than one step or restart.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from jaxrobust import Linf, attacks, losses
+        >>> threat = Linf(0.1)
+        >>> attack = attacks.iterative(
+        ...     threat, loss=losses.cross_entropy, steps=5,
+        ...     update=optax.chain(optax.scale_by_adam(), optax.scale(0.05)))
+        >>> logits_fn = lambda images: images.reshape(len(images), -1) @ jnp.eye(4, 3)
+        >>> attack(jax.random.key(0), logits_fn, jnp.full((2, 2, 2, 1), 0.5), jnp.array([0, 1])).shape
+        (2, 2, 2, 1)
+    """
+    sign = -1.0 if targeted else 1.0
+    return search(
+        threat,
+        loss=lambda logits, labels: sign * loss(logits, labels),
+        success=classified_as if targeted else misclassified,
+        update=update,
+        gradient=gradient if gradient is not None else plain(),
+        steps=steps,
+        random_start=random_start,
+        restarts=restarts,
+        keep_best=keep_best,
+        mode=mode,
+    )

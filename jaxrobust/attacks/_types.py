@@ -1,0 +1,47 @@
+"""What an attack is, and the functions it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+LogitsFn = Callable[[jax.Array], jax.Array]
+"""Images ``[batch, ...]`` to logits ``[batch, classes]``."""
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+"""Logits ``[batch, classes]`` and labels ``[batch]`` to one value per example, ``[batch]``."""
+
+
+class Attack(Protocol):
+    """``attack(key, logits_fn, images, labels) -> adversarial images``.
+
+    ``key`` is one random key, or one per example (``[batch]``); with one per example an example's result does not
+    depend on the others in its batch. ``images`` are floating point with a leading batch axis and lie within the
+    threat model's bounds, [0, 1] unless stated otherwise. ``labels`` are the true classes, or the classes to reach
+    where the attack is targeted.
+    """
+
+    def __call__(
+        self, key: jax.Array, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array
+    ) -> jax.Array:
+        """Run the attack."""
+        ...
+
+
+def check_inputs(images: jax.Array, labels: jax.Array) -> None:
+    """Check what can be checked without leaving ``jit``: dtypes and shapes."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(
+            f"images must be floating point in [0, 1], got dtype {images.dtype}; "
+            "convert 8-bit images with images.astype('float32') / 255 and keep normalisation inside the model"
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"labels must be integer class numbers, got dtype {labels.dtype}")
+    if images.ndim < 2 or labels.shape != images.shape[:1]:
+        raise ValueError(
+            "images must have a leading batch axis and labels shape [batch], "
+            f"got images {images.shape} and labels {labels.shape}"
+        )

@@ -1,0 +1,20 @@
+"""How a network varies with its input: derivatives of the loss, Hessian-vector products, Lipschitz bounds."""
+
+from ._derivatives import Loss as Loss
+from ._derivatives import input_gradient as input_gradient
+from ._derivatives import input_gradient_and_hvp as input_gradient_and_hvp
+from ._derivatives import input_hvp as input_hvp
+from ._layers import ACTIVATION_CONSTANTS as ACTIVATION_CONSTANTS
+from ._layers import AveragePool as AveragePool
+from ._layers import BatchNorm as BatchNorm
+from ._layers import Conv as Conv
+from ._layers import Dense as Dense
+from ._layers import Elementwise as Elementwise
+from ._layers import Layer as Layer
+from ._layers import MaxPool as MaxPool
+from ._layers import Residual as Residual
+from ._layers import Scale as Scale
+from ._lipschitz import certified_radius as certified_radius
+from ._lipschitz import layer_norm as layer_norm
+from ._lipschitz import layer_norms as layer_norms
+from ._lipschitz import lipschitz_upper_bound as lipschitz_upper_bound

@@ -1,0 +1,216 @@
+"""Population training: learning rates and seeds of one network train together."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxrobust.data import epoch_batches, to_float
+
+from ._checkpoints import Checkpoints
+from ._objectives import Objective, standard
+from ._state import Apply, TrainState, init_state, linen_apply
+from ._step import Augment, make_train_step
+
+PopulationMode = Literal["auto", "together", "one_by_one"]
+OptimizerFactory = Callable[[Any], optax.GradientTransformation]
+"""``learning rate -> optimizer``; the learning rate may be a traced scalar."""
+
+
+class Population(NamedTuple):
+    """Trained members, stacked along a leading axis.
+
+    Attributes:
+        variables: parameters and model state, every leaf ``[members, ...]``; see :func:`member`.
+        history: metrics per epoch, ``{name: [epochs, members]}``, means over the epoch's batches. A member whose
+            loss is not finite has diverged; the others are not affected.
+    """
+
+    variables: Any
+    history: dict[str, np.ndarray]
+
+
+def member(variables: Any, index: int) -> Any:
+    """One member's variables out of the stacked ones."""
+    return jax.tree.map(lambda leaf: leaf[index], variables)
+
+
+def train_population(
+    model: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    optimizer: OptimizerFactory,
+    learning_rates: Sequence[float],
+    seeds: Sequence[int],
+    epochs: int,
+    batch_size: int = 128,
+    objective: Objective | None = None,
+    augment: Augment | None = None,
+    drop_last: bool = False,
+    mode: PopulationMode = "auto",
+    memory_limit: float = 4e9,
+    checkpoints: Checkpoints | None = None,
+    on_epoch: Callable[[int, int], None] | None = None,
+) -> Population:
+    """Train one network for each pair ``(learning_rates[i], seeds[i])``.
+
+    A seed decides initialisation, data order and augmentation, so members of equal seed differ by their learning
+    rate alone. ``"together"`` maps one compiled step over parameters, optimizer state, key and learning rate;
+    ``"one_by_one"`` trains the members in turn with the same step, and the results agree to rounding.
+    ``"auto"`` trains together except where the network has convolutions and the backend is CPU: there XLA runs
+    convolutions with batched kernels several times slower (``benchmarks/population.py`` measures it).
+
+    Args:
+        model: a Flax Linen module whose ``__call__`` takes ``train``.
+        images: training images ``[n, height, width, channels]``, uint8 or floating point; they must fit the device.
+        labels: classes ``[n]``.
+        optimizer: makes an Optax optimizer from a learning rate, e.g.
+            ``lambda rate: optimizers.sgd(optimizers.step_decay(rate, total_steps))``.
+        learning_rates: one per member.
+        seeds: one per member.
+        epochs: passes over the data.
+        batch_size: images per step.
+        objective: what is minimised, :func:`standard` by default.
+        augment: jittable augmentation.
+        drop_last: leave out the last partial batch of each epoch.
+        mode: how members are run.
+        memory_limit: bytes that the members trained together may need, by an upper estimate (every intermediate
+            value of a step counted); a larger population is trained in chunks.
+        checkpoints: where to save after each epoch and to resume from.
+        on_epoch: called as ``on_epoch(epochs done, epochs in all)`` counted over all chunks.
+
+    Raises:
+        ValueError: for lists of different length, no members, or a batch larger than the data with ``drop_last``.
+    """
+    if len(learning_rates) != len(seeds) or not seeds:
+        raise ValueError(
+            "learning_rates and seeds must list the same members, at least one; "
+            f"got {len(learning_rates)} learning rates and {len(seeds)} seeds"
+        )
+    if mode not in get_args(PopulationMode):
+        raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(get_args(PopulationMode))}")
+    if drop_last and batch_size > len(images):
+        raise ValueError(f"batch_size {batch_size} exceeds the {len(images)} images and drop_last is set")
+
+    data = _Data(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
+    rates = jnp.asarray(learning_rates, jnp.float32)
+    step = _member_step(linen_apply(model), objective or standard(), optimizer, augment)
+
+    @jax.jit
+    def init(rate: jax.Array, key: jax.Array) -> TrainState:
+        return init_state(model, key, to_float(data.images[:1]), optimizer(rate))
+
+    indices = jnp.zeros(min(batch_size, len(images)), jnp.int32)
+    state = jax.eval_shape(init, rates[0], jax.random.key(0))
+    jaxpr, (_, metrics) = jax.make_jaxpr(step, return_shape=True)(rates[0], state, data, indices)
+    if mode == "auto":
+        mode = choose_population_mode(jaxpr)
+    size = members_that_fit(jaxpr, memory_limit) if mode == "together" else 1
+    run_steps = _steps_together if mode == "together" else _steps_of_one
+
+    populations = []
+    for begin in range(0, len(seeds), size):
+        chunk = slice(begin, min(begin + size, len(seeds)))
+        keys = [jax.random.key(seed) for seed in seeds[chunk]]
+        states = _stack([init(rate, key) for rate, key in zip(rates[chunk], keys, strict=True)])
+        history = {name: np.full((epochs, len(keys)), np.nan, np.float32) for name in metrics}
+        name, done = f"members_{chunk.start}_to_{chunk.stop - 1}", 0
+        if checkpoints is not None:
+            done, (states, history) = checkpoints.restore_latest(name, (states, history))
+        for epoch in range(done, epochs):
+            orders = [epoch_batches(len(images), batch_size, seed, epoch, drop_last) for seed in seeds[chunk]]
+            full = np.stack([order for order, _ in orders])
+            totals = {name: np.zeros(len(keys), np.float32) for name in metrics}
+            # The last partial batch has a shape, and so a compiled step, of its own.
+            parts = [full] if orders[0][1] is None else [full, np.stack([rest for _, rest in orders])[:, None]]
+            for order in (part for part in parts if part.size):
+                states, sums = run_steps(step, rates[chunk], states, data, order)
+                totals = {name: total + np.asarray(sums[name]) for name, total in totals.items()}
+            for name_, total in totals.items():
+                history[name_][epoch] = total / sum(part.shape[1] for part in parts)
+            if checkpoints is not None:
+                checkpoints.save(name, epoch + 1, (states, history))
+            if on_epoch is not None:
+                on_epoch(chunk.start * epochs + (epoch + 1) * len(keys), len(seeds) * epochs)
+        populations.append(Population(states.variables, history))
+    variables = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(p.variables for p in populations))
+    return Population(variables, {n: np.concatenate([p.history[n] for p in populations], 1) for n in metrics})
+
+
+class _Data(NamedTuple):
+    images: jax.Array
+    labels: jax.Array
+
+
+MemberStep = Callable[[jax.Array, TrainState, _Data, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def _member_step(
+    apply: Apply, objective: Objective, optimizer: OptimizerFactory, augment: Augment | None
+) -> MemberStep:
+    def step(
+        rate: jax.Array, state: TrainState, data: _Data, indices: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        train_step = make_train_step(apply, objective, optimizer(rate), augment=augment)
+        return train_step(state, {"images": data.images[indices], "labels": data.labels[indices]})
+
+    return step
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _steps_together(
+    step: MemberStep, rates: jax.Array, states: TrainState, data: _Data, order: jax.Array
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """All members through ``order`` ``[members, steps, batch]``; metrics summed over the steps."""
+    mapped = jax.vmap(step, in_axes=(0, 0, None, 0))
+    states, metrics = jax.lax.scan(
+        lambda states, indices: mapped(rates, states, data, indices), states, order.swapaxes(0, 1)
+    )
+    return states, jax.tree.map(lambda values: values.sum(0), metrics)
+
+
+def _steps_of_one(
+    step: MemberStep, rates: jax.Array, states: TrainState, data: _Data, order: np.ndarray
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The same for a single member, its compiled step called from Python."""
+    compiled = jax.jit(step)
+    state, metrics = member(states, 0), []
+    for indices in order[0]:
+        state, values = compiled(rates[0], state, data, indices)
+        metrics.append(values)
+    return _stack([state]), jax.tree.map(lambda *values: jnp.stack(values).sum(0)[None], *metrics)
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations of a (closed) jaxpr, those of inner jaxprs included."""
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        yield equation
+        for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            if hasattr(parameter, "eqns"):
+                yield from _equations(parameter)
+
+
+def choose_population_mode(jaxpr: Any, backend: str | None = None) -> PopulationMode:
+    """The rule of ``mode="auto"``, given the jaxpr of one member's step."""
+    convolves = any(equation.primitive.name == "conv_general_dilated" for equation in _equations(jaxpr))
+    on_cpu = (backend or jax.default_backend()) == "cpu"
+    return "one_by_one" if convolves and on_cpu else "together"
+
+
+def members_that_fit(jaxpr: Any, memory_limit: float) -> int:
+    """How many members fit, by an upper estimate: every value that one member's step computes is kept."""
+    values = (variable.aval for equation in _equations(jaxpr) for variable in equation.outvars)
+    one = sum(value.size * value.dtype.itemsize for value in values if hasattr(value, "size"))
+    return max(1, int(memory_limit // max(one, 1)))

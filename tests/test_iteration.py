@@ -1,0 +1,97 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrobust.iteration import UNROLL_LIMIT, Closure, choose_mode, iterate
+
+
+def double_and_add(constants, state):
+    return 2.0 * state + constants
+
+
+@pytest.mark.parametrize("mode", ["auto", "python", "unroll", "lax"])
+def test_all_modes_agree(mode):
+    result = iterate(double_and_add, jnp.float32(1.0), jnp.float32(0.0), 5, mode=mode)
+    assert float(result) == 31.0
+
+
+@pytest.mark.parametrize("mode", ["auto", "unroll", "lax"])
+def test_inside_jit(mode):
+    run = jax.jit(lambda x: iterate(double_and_add, jnp.float32(1.0), x, 3, mode=mode))
+    assert float(run(jnp.float32(0.0))) == 7.0
+
+
+def test_zero_steps_return_the_state():
+    assert float(iterate(double_and_add, 1.0, jnp.float32(4.0), 0)) == 4.0
+
+
+def test_differentiable_when_unrolled():
+    gradient = jax.grad(lambda x: iterate(double_and_add, jnp.float32(1.0), x, 3))(jnp.float32(0.5))
+    assert float(gradient) == 8.0
+
+
+def test_errors_name_the_way_out():
+    with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
+        iterate(double_and_add, 1.0, 0.0, -1)
+    with pytest.raises(ValueError, match="choose one of auto, python, unroll, lax"):
+        iterate(double_and_add, 1.0, 0.0, 1, mode="fast")
+    with pytest.raises(ValueError, match='use "unroll" or "lax"'):
+        jax.jit(lambda x: iterate(double_and_add, 1.0, x, 1, mode="python"))(jnp.float32(0.0))
+
+
+def test_rule_of_the_driver_on_cpu():
+    assert choose_mode(10**6, traced=False) == "python"
+    assert choose_mode(UNROLL_LIMIT, traced=True) == "unroll"
+    assert choose_mode(UNROLL_LIMIT + 1, traced=True) == "lax"
+
+
+def test_rule_of_the_driver_on_accelerators(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert choose_mode(2, traced=False) == choose_mode(2, traced=True) == "lax"
+
+
+def test_step_is_compiled_once_for_new_parameters():
+    traces = []
+
+    def step(constants, state):
+        traces.append(1)
+        return constants(state)
+
+    for weight in (1.0, 2.0, 3.0):
+        closure = Closure(functools.partial(jnp.multiply, jnp.float32(weight)))
+        assert float(iterate(step, closure, jnp.float32(1.0), 4)) == weight**4
+    assert len(traces) == 1
+
+
+def test_traced_without_traced_arguments_is_noticed():
+    # All arguments are concrete, but the caller is being compiled: no loop of 10,000 steps may be unrolled into it.
+    jaxpr = jax.make_jaxpr(lambda: iterate(double_and_add, jnp.float32(1.0), jnp.float32(0.0), 10_000))()
+    assert len(jaxpr.eqns) < 20
+
+
+class TestClosure:
+    def test_keeps_static_arguments_static(self):
+        def apply(variables, x, train):
+            return x * variables["w"] if train else x
+
+        closure = Closure(functools.partial(apply, {"w": jnp.float32(3.0)}, train=True))
+        assert float(jax.jit(lambda f, x: f(x))(closure, jnp.float32(2.0))) == 6.0
+        assert len(jax.tree.leaves(closure)) == 1
+
+    def test_plain_function_has_no_leaves(self):
+        assert jax.tree.leaves(Closure(jnp.sin)) == []
+
+    def test_numpy_arrays_are_leaves(self):
+        assert len(jax.tree.leaves(Closure(functools.partial(jnp.add, np.ones(2))))) == 1
+
+    def test_callable_pytree(self):
+        partial = jax.tree_util.Partial(jnp.add, jnp.float32(1.0))
+        assert float(Closure(partial)(jnp.float32(1.0))) == 2.0
+
+    def test_closure_of_closure_is_the_same(self):
+        closure = Closure(functools.partial(jnp.add, jnp.float32(1.0)))
+        again = Closure(closure)
+        assert jax.tree.structure(again) == jax.tree.structure(closure)
