@@ -1,29 +1,213 @@
-"""What the optimizer-robustness study runs: the command line, and the settings behind its presets.
+"""What the optimizer-robustness study runs: its command line, and the settings behind its presets.
 
-Standard library only, so that ``--help`` answers at once.
-
-Settings of the preset ``small`` (bundled digits; the numbers S2 to S7 name the settings in the tests). Times are for two
-CPU cores:
-
-======================  ===========================================  ========================================  ======
-name                    data and network                             what it shows                             time
-======================  ===========================================  ========================================  ======
-digits_dct16_linear     digits upsampled in the DCT domain, softmax  S2: 192 of 256 frequencies are empty      5 s
-digits_dct16_mlp        the same, MLP 256-128-10                     S3: the headline claim                    60 s
-digits28_mlp            bilinear 28x28, MLP 784-128-10               S4: the same inside [0, 1]                40 s
-digits_mlp              raw 8x8 digits, MLP 64-128-10                S5: training on filtered images           10 s
-digits_dct16_cnn4       as S2, the study's CNN                       S6: noise and Lipschitz bound             60 s
-digits_cnn4             raw 8x8 digits, the study's CNN              S7: negative control                      90 s
-======================  ===========================================  ========================================  ======
+Nothing heavy is imported here, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from experiments.study import StudyError
 
 from . import published
 
 Part = Literal["compare", "frequencies", "bands", "linear", "lipschitz"]
 PARTS: tuple[Part, ...] = ("compare", "frequencies", "bands", "linear", "lipschitz")
 OPTIMIZERS = ("sgd", "momentum", "adam", "rmsprop", "sign_sgd", "adagrad", "adamw")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train the same networks with different optimizers and compare how robust they are.
+
+    Parts: compare (clean, noise and adversarial accuracy), frequencies (training on filtered images), bands (noise in
+    one frequency band), linear (the least-squares model with an irrelevant frequency), lipschitz (upper bounds), or
+    all of them. Finished work is kept in the output folder and not done again.
+    """
+
+    part: Annotated[Literal["compare", "frequencies", "bands", "linear", "lipschitz", "all"], tyro.conf.Positional] = (
+        "all"
+    )
+    """Which part of the study to run."""
+    preset: Literal["small", "paper"] = "small"
+    """small: bundled digits, minutes on two CPU cores. paper: the published data sets, networks and settings; needs an
+    accelerator and TFDS data sets that are already prepared."""
+    datasets: tuple[str, ...] | None = None
+    """Only these data sets of the preset, e.g. --datasets digits28 or --datasets mnist cifar10. A data set that the
+    preset does not have is added with the preset's network for its image size."""
+    optimizers: tuple[str, ...] | None = None
+    """Only these optimizers: sgd, momentum, adam, rmsprop, sign_sgd, adagrad, adamw. sgd is the reference that the
+    others are compared with and is always included."""
+    learning_rates: tuple[float, ...] | None = None
+    """Candidate learning rates for every optimizer in place of the preset's own; the one of highest held-out accuracy
+    is used. A single value is used as it is."""
+    seeds: tuple[int, ...] | None = None
+    """Seeds of initialisation and data order, e.g. --seeds 0 1 2."""
+    epochs: int | None = None
+    """Passes over the training data, in place of each setting's own."""
+    model: str | None = None
+    """Network in place of each setting's own: linear, mlp, small_cnn, cnn4, preact_resnet18, ..."""
+    output: Path | None = None
+    """Folder for results, report and figures. Default: runs/optimizer_robustness/<preset>."""
+    data_dir: Path | None = None
+    """Folder of prepared TFDS data sets. Default: TFDS_DATA_DIR, else TFDS's own default."""
+    vit_weights: Path | None = None
+    """npz checkpoint of the ImageNet-1k ViT-B/16 whose head the preset paper trains; that setting is left out without
+    it."""
+
+    @property
+    def folder(self) -> Path:
+        """Where results go."""
+        return self.output if self.output is not None else Path("runs") / "optimizer_robustness" / self.preset
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One data set and network, trained with several optimizers.
+
+    Attributes:
+        name: identifies the setting's cells on disk.
+        dataset: a name of :func:`jaxrobust.data.load`.
+        model: a name of :func:`jaxrobust.models.create`, with ``options``.
+        parts: the parts of the study it takes part in.
+        rates: optimizer to candidate learning rates.
+        seeds: seeds of the networks that are reported.
+        selection_seeds: seeds of the networks that choose the learning rate.
+        epochs: passes over the training data; the rate falls to a tenth at 50 % and a hundredth at 75 % of them.
+        drop_last: leave out the last partial batch.
+        gaussian: noise variances, mildest first, in squared pixel units.
+        l2, linf: budgets of the attacks, mildest first.
+        attack: ``multi_targeted`` (logit difference, up to nine targets) or ``pgd`` (cross-entropy, random start).
+        attacked: how many test images are attacked, from the first; all by default.
+        draws: noise draws per image.
+        average: which Gaussian, l2 and l-infinity severities make up the averaged robust accuracy.
+        top_k: accuracy by the ``top_k`` largest logits.
+        band_variance: variance per coefficient of the band noise.
+        empty_variances: variances of the noise on the empty frequencies of the data (DCT-upsampled digits).
+        reference: key of the published rows to compare with, e.g. ``"mnist"``.
+        control: the published effect is not expected here; claims are reported, not counted.
+    """
+
+    name: str
+    dataset: str
+    model: str
+    rates: Mapping[str, tuple[float, ...]]
+    parts: tuple[Part, ...] = ("compare",)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    selection_seeds: tuple[int, ...] = (0, 1)
+    epochs: int = 200
+    batch_size: int = 128
+    drop_last: bool = False
+    schedule: Literal["step", "warmup_cosine"] = "step"
+    gaussian: tuple[float, ...] = ()
+    l2: tuple[float, ...] = ()
+    linf: tuple[float, ...] = ()
+    attack: Literal["multi_targeted", "pgd"] = "multi_targeted"
+    attack_steps: int = 20
+    attacked: int | None = None
+    draws: int = 1
+    average: tuple[int, int, int] = (-1, -1, -1)
+    top_k: int = 1
+    band_variance: float = 0.01
+    empty_variances: tuple[float, ...] = ()
+    reference: str = "mnist"
+    published_table: str = "main"
+    control: bool = False
+
+
+def _around(rate: float) -> tuple[float, ...]:
+    """The published rate and its neighbours on the grid {1, 2, 5} x 10^k."""
+    steps = [base * 10.0**power for power in range(-6, 3) for base in (1, 2, 5)]
+    nearest = min(range(len(steps)), key=lambda i: abs(steps[i] / rate - 1))
+    return tuple(float(f"{step:.6g}") for step in steps[nearest - 1 : nearest + 2])
+
+
+_SPEC_RATES = {"sgd": 0.1, "adam": 5e-4, "rmsprop": 5e-4, "sign_sgd": 5e-4}
+_THREE = ("sgd", "adam", "rmsprop")
+
+
+def _small() -> tuple[Setting, ...]:
+    selected = {name: _around(rate) for name, rate in _SPEC_RATES.items()}
+    fixed = {name: (rate,) for name, rate in _SPEC_RATES.items()}
+    return (
+        Setting(  # S2
+            name="digits_dct16_linear",
+            dataset="digits_dct16",
+            model="linear",
+            options={"initializer": "zeros"},
+            rates={**fixed, "momentum": (0.05,)},
+            parts=("bands",),
+            seeds=(0,),
+            epochs=100,
+            drop_last=True,
+            empty_variances=(0.5, 2.0),
+        ),
+        Setting(  # S3
+            name="digits_dct16_mlp",
+            dataset="digits_dct16",
+            model="mlp",
+            options={"widths": (128,)},
+            rates=selected,
+            parts=("compare", "bands", "lipschitz"),
+            seeds=(0, 1, 2, 3, 4),
+            epochs=100,
+            drop_last=True,
+            gaussian=(0.1, 0.3),
+            l2=(0.5, 1.0),
+            linf=(0.05, 0.1),
+            draws=5,
+            empty_variances=(0.5, 2.0),
+            band_variance=0.3,
+        ),
+        Setting(  # S4
+            name="digits28_mlp",
+            dataset="digits28",
+            model="mlp",
+            options={"widths": (128,)},
+            rates={name: selected[name] for name in _THREE},
+            parts=("compare", "bands", "lipschitz"),
+            epochs=60,
+            gaussian=(0.1, 0.3),
+            l2=(0.5, 1.0),
+            linf=(0.05, 0.07),
+            band_variance=0.3,
+        ),
+        Setting(  # S5
+            name="digits_mlp",
+            dataset="digits",
+            model="mlp",
+            options={"widths": (128,)},
+            rates={"sgd": (0.1,)},
+            parts=("frequencies",),
+            epochs=60,
+        ),
+        Setting(  # S6
+            name="digits_dct16_cnn4",
+            dataset="digits_dct16",
+            model="cnn4",
+            rates={name: fixed[name] for name in _THREE},
+            parts=("bands", "lipschitz"),
+            seeds=(0, 1),
+            epochs=40,
+            empty_variances=(1.0,),
+        ),
+        Setting(  # S7
+            name="digits_cnn4",
+            dataset="digits",
+            model="cnn4",
+            rates={name: fixed[name] for name in _THREE},
+            parts=("compare", "lipschitz"),
+            epochs=100,
+            gaussian=(0.1,),
+            l2=(0.5,),
+            linf=(0.05,),
+            attack="pgd",
+            control=True,
+        ),
+    )

@@ -14,6 +14,7 @@ from ._norms import windows_per_pixel
 MAX_ITERATIONS = 1000
 
 
+@jax.jit
 def max_norm(conv: Conv) -> jax.Array:
     """Norm for p = infinity: the largest row sum of absolute values of the convolution's matrix.
 
@@ -22,6 +23,7 @@ def max_norm(conv: Conv) -> jax.Array:
     return jnp.abs(conv.kernel).sum((0, 1, 2)).max()
 
 
+@jax.jit
 def sum_norm(conv: Conv) -> jax.Array:
     """Norm for p = 1: the largest column sum of absolute values.
 
@@ -36,6 +38,7 @@ def sum_norm(conv: Conv) -> jax.Array:
     return jnp.abs(phases).sum((0, 2, 5)).max()
 
 
+@jax.jit
 def reshaped_bound(conv: Conv) -> jax.Array:
     """Upper bound on the 2-norm: ``sqrt(m) * ||K||_2``.
 
@@ -48,6 +51,7 @@ def reshaped_bound(conv: Conv) -> jax.Array:
     return math.sqrt(count) * jnp.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), ord=2)
 
 
+@jax.jit
 def fourier_bound(conv: Conv) -> jax.Array:
     """Upper bound on the 2-norm: the norm of the periodic convolution on a grid with room for the padding.
 
@@ -86,11 +90,12 @@ def power_iteration(key: jax.Array, conv: Conv, tolerance: float) -> jax.Array:
             "power iteration stops by the values it finds and cannot run inside jit, grad or vmap; "
             'use convolution="fourier" or "reshaped" there'
         )
-    norm = jnp.zeros((), conv.kernel.dtype)
+    estimate = 0.0
     for _ in range(MAX_ITERATIONS):
-        previous = norm
+        previous = estimate
         vector, norm = _power_step(conv.kernel, vector, conv.strides, conv.padding)
-        if not norm - previous > tolerance * norm:  # written so that NaN stops as well
+        estimate = float(norm)
+        if not estimate - previous > tolerance * estimate:  # written so that NaN stops as well
             break
     return norm
 

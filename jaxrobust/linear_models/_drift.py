@@ -9,16 +9,15 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from ._problem import FloatLike, LeastSquares, as_weights
-from ._regions import step_units
-from ._sign_gradient_descent import ab_coordinates
+from ._regions import initial_regions, step_units
+from ._sign_gradient_descent import ab_coordinates, check_three_frequencies
 
 FULL_STEP = math.sqrt(6) / 3
 """Movement of the irrelevant weight per step, in learning rates, while ``|A| < |B|``; half of it at a tie."""
 
 
 def irrelevant_drift(problem: LeastSquares, weights: ArrayLike) -> jax.Array:
-    """Total movement ``Delta w~_2`` of the irrelevant weight under signGD, to leading order in the learning
-    rate.
+    """Total movement ``Delta w~_2`` of the irrelevant weight under signGD, to leading order.
 
     With ``r = sigma~_1^2 / sigma~_0^2``::
 
@@ -28,8 +27,9 @@ def irrelevant_drift(problem: LeastSquares, weights: ArrayLike) -> jax.Array:
     rates beyond.
 
     Beyond the text, which treats ``r < 1/3`` (see :func:`irrelevant_drift_published`) and gives the
-    magnitude only. For ``r > 1/3`` the path follows the diagonal ``|A| = |B|``, and only the first of both
-    steps on it moves the weight.
+    magnitude only. For ``r > 1/3`` the path comes down the diagonal ``|A| = |B|``, crossing it back and
+    forth, and only the steps from above it move the weight; each of them takes ``sigma~_1^2 learning_rate``
+    off ``|B|``, so ``|B(0)|`` alone says how many there are.
 
     Args:
         problem: A problem with ``d = 3`` whose last frequency is irrelevant.
@@ -48,7 +48,7 @@ def irrelevant_drift(problem: LeastSquares, weights: ArrayLike) -> jax.Array:
         >>> round(float(irrelevant_drift(published_problem(), published_initial_weights())), 3)
         -4.334
     """
-    ab_coordinates(problem, weights)  # checks the form of the problem
+    check_three_frequencies(problem)
     error = as_weights(problem, weights) - problem.target
     ratio = problem.variances[1] / problem.variances[0]
     first = math.sqrt(2) * jnp.abs(error[..., 0])
@@ -63,12 +63,12 @@ def irrelevant_drift_published(
     learning_rate: FloatLike = 0.0,
     unit_step: FloatLike = FULL_STEP,
 ) -> jax.Array:
-    """Magnitude ``|Delta w~_2|`` of the drift as the study prints it, for
-    ``r = sigma~_1^2 / sigma~_0^2 < 1/3``.
+    """Magnitude ``|Delta w~_2|`` of the drift as the study prints it.
 
-    ``C (sqrt(3) |e~_0(0)| - 3 learning_rate)`` where ``|A(0)| < |B(0)|``, and
-    ``C ((3 sqrt(2) / 2) r |e~_1(0)| - 3 learning_rate)`` elsewhere, not below 0. With ``learning_rate = 0``
-    this is eq. (4.28); at zero weights it is then (4.29). Not meant for ``r > 1/3``.
+    With ``r = sigma~_1^2 / sigma~_0^2 < 1/3``: ``C (sqrt(3) |e~_0(0)| - 3 learning_rate)`` where
+    ``|A(0)| < |B(0)|``, and ``C ((3 sqrt(2) / 2) r |e~_1(0)| - 3 learning_rate)`` elsewhere, not below 0.
+    With ``learning_rate = 0`` this is eq. (4.28); at zero weights it is then (4.29). Not meant for
+    ``r > 1/3``.
 
     Args:
         problem: A problem with ``d = 3`` whose last frequency is irrelevant and ``r < 1/3``.
@@ -128,13 +128,12 @@ def moving_steps_bounds(
 
     Source: corrects Optimizer-robustness study, proposition 4.D.7.
     """
-    a, b, r = step_units(problem, weights, learning_rate)
-    every_step = jnp.where(r > 1 / 3, 3 * r * (a - 1) <= b - 1, a <= b)
-    upper_diagonal = jnp.where(r > 1 / 3, (b - 1) / r + 1.5 * jnp.maximum(r - 2, 0), 3 * (b - 1))
-    lower = jnp.where(every_step, 3 * (a - 1), jnp.where(r > 1 / 3, (b - 2) / r, 3 * (b - 2)))
-    upper = jnp.where(every_step, 3 * (a - 1), upper_diagonal) + 1
-    none = (a < 1) | (b < 1)
-    return jnp.where(none, 0, jnp.maximum(lower, 0)), jnp.where(none, 0, upper)
+    _, _, r = step_units(problem, weights, learning_rate)
+    regions = initial_regions(problem, weights, learning_rate)
+    low, high = moving_steps_published(problem, weights, learning_rate)
+    low = jnp.maximum(low - jnp.where(regions.p6, 3, 0).astype(low.dtype), 0)
+    high = high + 1 + jnp.where(regions.p4, 1.5 * jnp.maximum(r - 2, 0), 0)
+    return low, jnp.where(regions.p1 | regions.p2, 0, high)
 
 
 def moving_steps_published(
@@ -160,7 +159,7 @@ def moving_steps_published(
     """
     a, b, r = step_units(problem, weights, learning_rate)
     every_step = jnp.where(r > 1 / 3, 3 * r * (a - 1) <= b - 1, a <= b)
-    lower = jnp.where(every_step, 3 * (a - 1), jnp.where(r > 1 / 3, (b - 2) / r, 3 * (b - 1)))
-    upper = jnp.where(every_step, 3 * (a - 1), jnp.where(r > 1 / 3, (b - 1) / r, 3 * (b - 1)))
+    low = jnp.where(every_step, 3 * (a - 1), jnp.where(r > 1 / 3, (b - 2) / r, 3 * (b - 1)))
+    high = jnp.where(every_step, 3 * (a - 1), jnp.where(r > 1 / 3, (b - 1) / r, 3 * (b - 1)))
     none = (a < 1) | (b < 1)
-    return jnp.where(none, 0, lower), jnp.where(none, 0, upper)
+    return jnp.where(none, 0, low), jnp.where(none, 0, high)

@@ -93,5 +93,8 @@ def expected_gradient_descent_risk(
 
 
 def max_learning_rate(problem: LeastSquares) -> jax.Array:
-    """Learning rate below which, and only there, gradient descent converges: ``2 / max_i sigma~_i^2``."""
+    """Learning rate below which, and only there, gradient descent converges: ``2 / max_i sigma~_i^2``.
+
+    Source: Optimizer-robustness study, section 4.4.2, after eq. (4.12).
+    """
     return 2 / jnp.max(problem.variances)

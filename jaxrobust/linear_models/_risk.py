@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+
 from jaxrobust.threat import ThreatModel
 
 from ._problem import FloatLike, LeastSquares, as_weights, to_frequency, to_space

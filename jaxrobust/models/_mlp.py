@@ -1,0 +1,45 @@
+"""Softmax regression and multi-layer perceptrons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ._layers import Dense, Initializer, normalize
+
+
+class MLP(nn.Module):
+    """Flattened images through dense layers with ReLU between them; no hidden layer is softmax regression.
+
+    Attributes:
+        classes: number of logits.
+        widths: units of the hidden layers.
+        initializer: ``"torch"`` or, for softmax regression, ``"zeros"``.
+        mean, std: normalisation per channel inside the model, off by default.
+        dtype: of the computation; parameters are float32.
+    """
+
+    classes: int
+    widths: tuple[int, ...] = (128,)
+    initializer: Initializer = "torch"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Images ``[batch, ...]`` to logits ``[batch, classes]``."""
+        del train
+        x = normalize(images, self.mean, self.std, self.dtype).reshape(images.shape[0], -1)
+        for number, width in enumerate(self.widths):
+            x = nn.relu(Dense(width, self.initializer, self.dtype, name=f"dense_{number}")(x))
+        return Dense(self.classes, self.initializer, self.dtype, name="head")(x)
+
+
+class Linear(MLP):
+    """Softmax regression."""
+
+    widths: tuple[int, ...] = ()

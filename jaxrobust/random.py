@@ -1,0 +1,42 @@
+"""Random keys, one per example."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def _typed(key: jax.Array) -> jax.Array:
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    if key.dtype == jnp.uint32:
+        return jax.random.wrap_key_data(key)
+    raise ValueError(f"expected a random key such as jax.random.key(0), got an array of dtype {key.dtype}")
+
+
+def example_keys(key: jax.Array, batch: int) -> jax.Array:
+    """One key per example, ``[batch]``.
+
+    Args:
+        key: one key, from which example ``i`` gets ``fold_in(key, i)``, or one key per example, returned as they are.
+            Legacy ``uint32`` keys are accepted.
+        batch: number of examples.
+
+    Raises:
+        ValueError: if ``key`` is no random key, or holds another number of keys.
+
+    Example:
+        >>> example_keys(jax.random.key(0), 3).shape
+        (3,)
+    """
+    key = _typed(key)
+    if key.ndim == 0:
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch, dtype=jnp.uint32))
+    if key.shape != (batch,):
+        raise ValueError(f"expected one random key, or one for each of the {batch} examples, got shape {key.shape}")
+    return key
+
+
+def fold_in_each(keys: jax.Array, data: int | jax.Array) -> jax.Array:
+    """Fold the same number into each of the keys ``[batch]``."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)

@@ -1,0 +1,77 @@
+"""The l2 ball."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.random import example_keys
+
+from ._base import Bounds, Box, flatten, per_example
+
+
+def safe_norm(x: jax.Array, axis: int = -1) -> jax.Array:
+    """Euclidean norm whose derivative at zero is zero instead of NaN, and which does not overflow."""
+    largest = jax.lax.stop_gradient(jnp.abs(x).max(axis, keepdims=True, initial=0))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    squares = jnp.square(x / scale).sum(axis)
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0) * scale.squeeze(axis)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class L2(Box):
+    """The Euclidean length of the perturbation is at most ``eps``.
+
+    Example:
+        >>> L2(1.0).project(jnp.array([[3.0, 4.0]])).round(4).tolist()
+        [[0.6, 0.8]]
+    """
+
+    eps: Any
+    bounds: Bounds = field(default=(0.0, 1.0), metadata={"static": True})
+
+    def norm(self, perturbation: jax.Array) -> jax.Array:
+        """``sqrt(sum p_i^2)``, ``[batch]``; its gradient at zero is zero."""
+        return safe_norm(flatten(perturbation))
+
+    def dual_norm(self, gradient: jax.Array) -> jax.Array:
+        """The norm itself."""
+        return self.norm(gradient)
+
+    def steepest(self, gradient: jax.Array) -> jax.Array:
+        """The gradient divided by its length; zero where it is zero."""
+        length = per_example(self.norm(gradient), gradient)
+        return gradient / jnp.where(length > 0, length, 1)
+
+    def project(self, perturbation: jax.Array, images: jax.Array | None = None) -> jax.Array:
+        """Scale to length ``eps`` if longer, then clip to the box.
+
+        Without a box this is the nearest point of the ball. With one the result lies in both sets and projecting it
+        again changes nothing, but it is not the nearest point of their intersection: the common choice of PGD and
+        AutoAttack, one pass instead of an iterative solution.
+        """
+        length = per_example(self.norm(perturbation), perturbation)
+        eps = self.radius(perturbation)
+        inside = perturbation * jnp.where(length > eps, eps / jnp.where(length > 0, length, 1), 1)
+        if images is None or (room := self.room(images)) is None:
+            return inside
+        return jnp.clip(inside, *room)
+
+    def sample(self, key: jax.Array, images: jax.Array) -> jax.Array:
+        """A Gaussian direction times ``eps * U^(1/d)``: uniform in the ball; then clipped to the box."""
+        features = math.prod(images.shape[1:])
+
+        def draw(key: jax.Array) -> jax.Array:
+            direction_key, radius_key = jax.random.split(key)
+            direction = jax.random.normal(direction_key, (features,), images.dtype)
+            radius = jax.random.uniform(radius_key, (), images.dtype) ** (1 / max(features, 1))
+            return radius * direction / safe_norm(direction)
+
+        points = jax.vmap(draw)(example_keys(key, images.shape[0])).reshape(images.shape)
+        return self.project(self.radius(images) * points, images)

@@ -1,0 +1,55 @@
+"""The l-infinity ball."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.random import example_keys
+
+from ._base import Bounds, Box, flatten
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Linf(Box):
+    """Every pixel may change by at most ``eps``.
+
+    Example:
+        >>> Linf(8 / 255).project(jnp.array([[0.5, -0.01]])).round(4).tolist()
+        [[0.0314, -0.01]]
+    """
+
+    eps: Any
+    bounds: Bounds = field(default=(0.0, 1.0), metadata={"static": True})
+
+    def norm(self, perturbation: jax.Array) -> jax.Array:
+        """``max |p_i|``, ``[batch]``."""
+        return jnp.abs(flatten(perturbation)).max(-1, initial=0)
+
+    def dual_norm(self, gradient: jax.Array) -> jax.Array:
+        """``sum |g_i|``, ``[batch]``."""
+        return jnp.abs(flatten(gradient)).sum(-1)
+
+    def steepest(self, gradient: jax.Array) -> jax.Array:
+        """The sign of the gradient, with ``sign(0) = 0``."""
+        return jnp.sign(gradient)
+
+    def project(self, perturbation: jax.Array, images: jax.Array | None = None) -> jax.Array:
+        """The nearest point of ball and box: two clips."""
+        eps = self.radius(perturbation)
+        low, high = -eps, eps
+        if images is not None and (room := self.room(images)) is not None:
+            low, high = jnp.maximum(low, room[0]), jnp.minimum(high, room[1])
+        return jnp.clip(perturbation, low, high)
+
+    def sample(self, key: jax.Array, images: jax.Array) -> jax.Array:
+        """Uniform in the cube, then clipped to the box."""
+        keys = example_keys(key, images.shape[0])
+        uniform = jax.vmap(lambda k: jax.random.uniform(k, images.shape[1:], images.dtype, -1, 1))(keys)
+        return self.project(self.radius(images) * uniform, images)
+
+
