@@ -66,7 +66,11 @@ def main() -> None:
     rates, seeds = (list(values) for values in zip(*pairs, strict=True))
     train("linear", [0.1], [0], 1, "auto")  # imports and first use are not part of any figure
     for network in arguments.networks:
-        result: dict[str, float | str] = {"network": network, "epochs": arguments.epochs, "members": len(pairs)}
+        result: dict[str, float | str] = {
+            "network": network,
+            "epochs": arguments.epochs,
+            "members": len(pairs),
+        }
         for mode in ("auto", "together", "one_by_one"):
             result[f"{mode}_seconds"] = seconds(train, network, rates, seeds, arguments.epochs, mode)
         result["separate_seconds"] = seconds(
@@ -76,9 +80,7 @@ def main() -> None:
         if not arguments.skip_processes:
             command = [sys.executable, __file__, "--epochs", str(arguments.epochs), "--one", network]
             result["processes_seconds"] = seconds(
-                lambda command=command: [
-                    subprocess.run([*command, str(r), str(s)], check=True) for r, s in pairs
-                ]
+                lambda command=command: [subprocess.run([*command, str(r), str(s)], check=True) for r, s in pairs]
             )
             result["processes / auto"] = result["processes_seconds"] / result["auto_seconds"]
         print(json.dumps({k: round(v, 2) if isinstance(v, float) else v for k, v in result.items()}), flush=True)

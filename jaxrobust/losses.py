@@ -17,9 +17,7 @@ def _check(logits: jax.Array, *labels: jax.Array, classes: int = 2, instead: str
         if not jnp.issubdtype(label.dtype, jnp.integer):
             raise TypeError(f"labels and targets must be integer class numbers, got dtype {label.dtype}")
         if label.shape != logits.shape[:1]:
-            raise ValueError(
-                f"labels and targets must have shape [batch] = {logits.shape[:1]}, got {label.shape}"
-            )
+            raise ValueError(f"labels and targets must have shape [batch] = {logits.shape[:1]}, got {label.shape}")
     if logits.shape[1] < classes:
         raise ValueError(f"this loss needs at least {classes} classes, got {logits.shape[1]}{instead}")
 
@@ -28,7 +26,9 @@ def _pick(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
 
 
-def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
+def smooth_labels(
+    labels: jax.Array, num_classes: int, smoothing: float, dtype: jax.typing.DTypeLike = jnp.float32
+) -> jax.Array:
     """``(1 - smoothing) * one_hot + smoothing / classes``, ``[batch, classes]`` (Szegedy et al., 2016)."""
     if isinstance(smoothing, (int, float)) and not 0 <= smoothing <= 1:
         raise ValueError(f"smoothing must lie in [0, 1], got {smoothing}")

@@ -145,9 +145,7 @@ def adamw(
     _check_decay(b1=b1, b2=b2)
     if not weight_decay >= 0:
         raise ValueError(f"weight_decay must be at least 0, got {weight_decay}")
-    return _chain(
-        learning_rate, 0.0, optax.scale_by_adam(b1, b2, eps), optax.add_decayed_weights(weight_decay)
-    )
+    return _chain(learning_rate, 0.0, optax.scale_by_adam(b1, b2, eps), optax.add_decayed_weights(weight_decay))
 
 
 OPTIMIZERS: Mapping[str, OptimizerFactory] = {

@@ -6,7 +6,7 @@ Nothing heavy is imported here, so that ``--help`` answers at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -90,6 +90,7 @@ class Setting:
         band_variance: variance per coefficient of the band noise.
         empty_variances: variances of the noise on the empty frequencies of the data (DCT-upsampled digits).
         reference: key of the published rows to compare with, e.g. ``"mnist"``.
+        trained_as: name of the setting whose networks are used, where it is another one.
         control: the published effect is not expected here; claims are reported, not counted.
     """
 
@@ -118,6 +119,7 @@ class Setting:
     empty_variances: tuple[float, ...] = ()
     reference: str = "mnist"
     published_table: str = "main"
+    trained_as: str | None = None
     control: bool = False
 
 
@@ -211,3 +213,144 @@ def _small() -> tuple[Setting, ...]:
             control=True,
         ),
     )
+
+
+def _paper() -> tuple[Setting, ...]:
+    settings = []
+    momentum = ("cifar10", "cifar100", "svhn", "caltech101", "imagenette")  # table 4.7
+    for name, recipe in published.RECIPES.items():
+        gaussian, l2, linf = published.SEVERITIES[name]
+        rates = {optimizer: (rate,) for optimizer, rate in recipe.rates.items()}
+        top5 = name in ("cifar100", "caltech101")
+        reference = f"{name}_top5" if top5 else name
+        audio = name == "speech_commands"
+        base = Setting(
+            name=name,
+            dataset=name,
+            model=recipe.model,
+            rates=rates,
+            gaussian=gaussian,
+            l2=l2,
+            linf=linf,
+            attack_steps=100,
+            attacked=1000,
+            reference=name,
+            average=published.AVERAGED.get(reference, (-1, -1, -1)),
+            published_table="audio" if audio else "main",
+        )
+        with_momentum = {**rates, "momentum": rates["sgd"]} if name in momentum else rates
+        parts: tuple[Part, ...] = ("compare",) if audio else ("compare", "frequencies", "bands", "lipschitz")
+        settings.append(replace(base, rates=with_momentum, parts=parts))
+        if top5:
+            settings.append(replace(base, name=reference, trained_as=name, top_k=5, reference=reference))
+        if name in momentum:  # table 4.4
+            settings.append(
+                replace(
+                    base,
+                    name=f"{name}_batch_norm",
+                    options={"batch_norm": True},
+                    published_table="batch_norm",
+                )
+            )
+    imagenette = next(setting for setting in settings if setting.name == "imagenette")
+    settings.append(  # table 4.5
+        replace(
+            imagenette,
+            name="imagenette_vit_b16_head",
+            model="vit_b16",
+            parts=("compare",),
+            rates=dict.fromkeys(_THREE, (0.01,)),
+            epochs=10,
+            batch_size=512,
+            schedule="warmup_cosine",
+            published_table="vit",
+        )
+    )
+    return tuple(settings)
+
+
+def settings(config: Config) -> tuple[Setting, ...]:
+    """The preset's settings with the command line's changes.
+
+    Raises:
+        StudyError: for an optimizer, data set, learning rate, seed or number of epochs that makes no sense, naming what
+            is possible.
+    """
+    _check(config)
+    chosen = list(_small() if config.preset == "small" else _paper())
+    if config.vit_weights is None:
+        chosen = [setting for setting in chosen if setting.model != "vit_b16"]
+    if config.datasets is not None:
+        known = {setting.dataset for setting in chosen}
+        chosen = [setting for setting in chosen if setting.dataset in config.datasets]
+        chosen += [_new_setting(name, config) for name in config.datasets if name not in known]
+    result = []
+    for setting in chosen:
+        rates = dict(setting.rates)
+        if config.optimizers is not None:
+            usual = {"sgd": 0.1, "momentum": 0.05, "adagrad": 0.01}
+            names = dict.fromkeys(("sgd", *config.optimizers))
+            rates = {name: rates.get(name, _around(usual.get(name, 5e-4))) for name in names}
+        if config.learning_rates is not None:
+            rates = dict.fromkeys(rates, tuple(config.learning_rates))
+        setting = replace(setting, rates=rates)
+        if config.seeds is not None:
+            setting = replace(setting, seeds=tuple(config.seeds))
+        if config.epochs is not None:
+            setting = replace(setting, epochs=config.epochs)
+        if config.model is not None and config.model != setting.model:
+            setting = replace(setting, model=config.model, options={})
+        result.append(setting)
+    return tuple(result)
+
+
+def _check(config: Config) -> None:
+    for name in config.optimizers or ():
+        if name not in OPTIMIZERS:
+            raise StudyError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
+    for rate in config.learning_rates or ():
+        if not 0 < rate < float("inf"):
+            raise StudyError(f"learning rates must be finite and above 0, got {rate:g}")
+    for name in ("datasets", "optimizers", "learning_rates", "seeds"):
+        if getattr(config, name) == ():
+            raise StudyError(f"--{name.replace('_', '-')} was given no value")
+    if config.seeds is not None and (min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds)):
+        raise StudyError(f"seeds must be different and at least 0, got {' '.join(map(str, config.seeds))}")
+    if config.epochs is not None and config.epochs < 1:
+        raise StudyError(f"epochs must be at least 1, got {config.epochs}")
+    for path, option in ((config.data_dir, "--data-dir"), (config.vit_weights, "--vit-weights")):
+        if path is not None and not path.exists():
+            raise StudyError(f"{option}: {path} does not exist")
+
+
+def _new_setting(name: str, config: Config) -> Setting:
+    """A data set that the preset does not have."""
+    small = config.preset == "small"
+    if name in published.SEVERITIES and name in published.RECIPES:
+        paper = next(setting for setting in _paper() if setting.dataset == name)
+        if not small:
+            return paper
+        return replace(
+            paper,
+            parts=("compare", "bands", "lipschitz"),
+            rates={optimizer: paper.rates.get(optimizer, (5e-4,)) for optimizer in _THREE},
+            epochs=20,
+            attack_steps=20,
+            attacked=500,
+        )
+    return Setting(
+        name=name,
+        dataset=name,
+        model=config.model or "small_cnn",
+        rates={optimizer: _around(rate) for optimizer, rate in _SPEC_RATES.items() if optimizer in _THREE},
+        epochs=60 if small else 200,
+        gaussian=(0.01, 0.1),
+        l2=(0.5, 1.0),
+        linf=(0.05, 0.1),
+    )
+
+
+def identity(config: Config, chosen: tuple[Setting, ...]) -> dict[str, Any]:
+    """What decides the numbers in a folder: everything but the part, the paths and how it is shown."""
+    weights = None if config.vit_weights is None else config.vit_weights.name
+    return {"preset": config.preset, "vit_weights": weights, "settings": {s.name: asdict(s) for s in chosen}}

@@ -14,7 +14,7 @@ from jaxrobust.random import example_keys, fold_in_each
 from jaxrobust.threat import ThreatModel
 
 from ._gradients import GradientEstimator, plain
-from ._types import Attack, Loss, LogitsFn, check_inputs
+from ._types import Attack, LogitsFn, Loss, check_inputs
 
 ChooseTargets = Callable[[jax.Array, jax.Array], jax.Array]
 """Clean logits ``[batch, classes]`` and labels ``[batch]`` to one target class per restart, ``[batch, restarts]``."""
@@ -121,7 +121,8 @@ def search(
         best = state.best
         if keep_best:
             best = _better(
-                best, _Best(state.perturbation, success(logits, constants.labels), values.astype(best.loss.dtype))
+                best,
+                _Best(state.perturbation, success(logits, constants.labels), values.astype(best.loss.dtype)),
             )
         updates, update_state = update.update(direction, state.update, state.perturbation)
         perturbation = constants.threat.project(state.perturbation + updates, constants.images)
@@ -131,18 +132,14 @@ def search(
     def last(constants: _Constants, state: _State) -> _Best:
         values, logits = evaluate(constants, state.restart, constants.images + state.perturbation)
         found = success(logits, constants.labels)
-        return _better(
-            state.best, _Best(state.perturbation, found, values.astype(state.best.loss.dtype))
-        )
+        return _better(state.best, _Best(state.perturbation, found, values.astype(state.best.loss.dtype)))
 
     @jax.jit
     def finish(constants: _Constants, perturbation: jax.Array) -> jax.Array:
         # The sum may leave the box by a rounding.
         return constants.threat.clip(constants.images + perturbation)
 
-    def one_restart(
-        constants: _Constants, state: tuple[jax.Array, _Best | None]
-    ) -> tuple[jax.Array, _Best]:
+    def one_restart(constants: _Constants, state: tuple[jax.Array, _Best | None]) -> tuple[jax.Array, _Best]:
         restart, best = state
         found = iterate(step, constants, start(constants, restart, best), steps, mode=mode)
         return restart + 1, last(constants, found)

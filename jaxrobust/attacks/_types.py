@@ -24,9 +24,7 @@ class Attack(Protocol):
     where the attack is targeted.
     """
 
-    def __call__(
-        self, key: jax.Array, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array
-    ) -> jax.Array:
+    def __call__(self, key: jax.Array, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array) -> jax.Array:
         """Run the attack."""
         ...
 

@@ -49,9 +49,7 @@ def input_gradient(loss: Loss, logits_fn: LogitsFn, images: jax.Array, labels: j
     return jax.grad(_total_loss(loss, logits_fn, labels))(images)
 
 
-def input_hvp(
-    loss: Loss, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array, vectors: jax.Array
-) -> jax.Array:
+def input_hvp(loss: Loss, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array, vectors: jax.Array) -> jax.Array:
     """Product of each example's input Hessian with a vector, ``H_n v_n`` with ``H_n = d^2 loss_n / d x_n^2``.
 
     Exact (forward over reverse: the derivative of the gradient along ``v``), no finite difference. For

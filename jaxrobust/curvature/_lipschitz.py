@@ -101,9 +101,7 @@ def layer_norm(
             return jnp.asarray(layer.constant)
         case Residual():
             paths = [
-                lipschitz_upper_bound(
-                    path, p, convolution=convolution, key=_fold(key, index), tolerance=tolerance
-                )
+                lipschitz_upper_bound(path, p, convolution=convolution, key=_fold(key, index), tolerance=tolerance)
                 for index, path in enumerate((layer.shortcut, layer.branch))
             ]
             return paths[0] + paths[1]

@@ -58,9 +58,7 @@ def holdout(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> Dataset:
     from sklearn.model_selection import train_test_split
 
     index = np.arange(len(dataset.train_labels))
-    kept, held = train_test_split(
-        index, test_size=fraction, stratify=dataset.train_labels, random_state=seed
-    )
+    kept, held = train_test_split(index, test_size=fraction, stratify=dataset.train_labels, random_state=seed)
     return replace(
         dataset,
         train_images=dataset.train_images[kept],

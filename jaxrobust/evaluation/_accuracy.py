@@ -69,9 +69,7 @@ def correct(
     if attack is not None and key is None:
         raise ValueError("an attack needs a random key: pass key=jax.random.key(0)")
 
-    def evaluate(
-        logits_fn: LogitsFn, keys: jax.Array, images: jax.Array, labels: jax.Array
-    ) -> jax.Array:
+    def evaluate(logits_fn: LogitsFn, keys: jax.Array, images: jax.Array, labels: jax.Array) -> jax.Array:
         clean = _is_correct(logits_fn, images, labels, top_k)
         if attack is None:
             return clean

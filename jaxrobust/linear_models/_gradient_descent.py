@@ -65,9 +65,7 @@ def gradient_descent_limit(problem: LeastSquares, weights: ArrayLike) -> jax.Arr
     return jnp.where(problem.irrelevant, as_weights(problem, weights), problem.target)
 
 
-def expected_gradient_descent_risk(
-    problem: LeastSquares, eps: FloatLike, weight_variance: FloatLike
-) -> jax.Array:
+def expected_gradient_descent_risk(problem: LeastSquares, eps: FloatLike, weight_variance: FloatLike) -> jax.Array:
     """Expected l2 adversarial risk of the limit of gradient descent from Gaussian initial weights.
 
     With ``w~(0) ~ N(0, weight_variance I)`` it is exactly

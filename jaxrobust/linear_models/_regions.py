@@ -113,9 +113,7 @@ class OscillationRegions(NamedTuple):
         return self.r11 | self.r12 | self.r21 | self.r23
 
 
-def oscillation_regions(
-    problem: LeastSquares, weights: ArrayLike, learning_rate: FloatLike
-) -> OscillationRegions:
+def oscillation_regions(problem: LeastSquares, weights: ArrayLike, learning_rate: FloatLike) -> OscillationRegions:
     """The region in which signGD is while the weight on the lowest frequency oscillates.
 
     With ``a``, ``b`` and ``r`` as in :func:`initial_regions` (``b`` stands for ``|B|``):

@@ -142,9 +142,7 @@ def gaussian_risk(problem: LeastSquares, weights: ArrayLike, variance: FloatLike
     return _error_variance(problem, weights) / 2 + noise / 2
 
 
-def worst_perturbation(
-    problem: LeastSquares, weights: ArrayLike, inputs: jax.Array, threat: ThreatModel
-) -> jax.Array:
+def worst_perturbation(problem: LeastSquares, weights: ArrayLike, inputs: jax.Array, threat: ThreatModel) -> jax.Array:
     """The perturbation of each input that maximises the squared error.
 
     ``eps * sign(<x, w - w*>) * steepest(w)``, for l2 ``eps * sign(<x, w - w*>) * w / ||w||_2``.

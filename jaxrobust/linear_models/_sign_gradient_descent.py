@@ -28,8 +28,8 @@ def sign_gradient(problem: LeastSquares, errors: jax.Array) -> jax.Array:
     """The direction ``u`` of signGD in the frequency domain, ``u = C sign(C^T diag(variances) e~)``.
 
     The gradient ``Sigma e`` is formed and its sign taken in space, then transformed. Entries of the gradient
-    below 1e-12 of the largest count as 0 (a few rounding units in float32), because the cosines of the DCT
-    matrix that should be 0 evaluate to 1e-17; this matters only for exact ties.
+    below 1e-12 of the largest count as 0 (a few rounding units in float32), because sums that should cancel
+    leave rounding errors behind; this matters only for exact ties.
 
     Args:
         problem: The problem.

@@ -81,7 +81,5 @@ def sign_update(signs: jax.Array) -> jax.Array:
         >>> sign_update(jnp.array([1.0, 1.0, 1.0])).tolist()[1:]
         [0.0, 0.0]
     """
-    matrix = jnp.array(
-        [[_THIRD, _THIRD, _THIRD], [0.0, _HALF, -_HALF], [-2 * _SIXTH, _SIXTH, _SIXTH]], signs.dtype
-    )
+    matrix = jnp.array([[_THIRD, _THIRD, _THIRD], [0.0, _HALF, -_HALF], [-2 * _SIXTH, _SIXTH, _SIXTH]], signs.dtype)
     return jnp.matmul(signs, matrix.T, precision=lax.Precision.HIGHEST)

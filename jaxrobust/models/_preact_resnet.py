@@ -28,9 +28,7 @@ class PreActBlock(nn.Module):
         o = nn.relu(Norm(self.batch_norm, self.dtype, name="norm_0")(x, train))
         shortcut = x
         if self.strides != 1 or x.shape[-1] != self.features:
-            shortcut = Conv(
-                self.features, (1, 1), self.strides, use_bias=False, dtype=self.dtype, name="shortcut"
-            )(o)
+            shortcut = Conv(self.features, (1, 1), self.strides, use_bias=False, dtype=self.dtype, name="shortcut")(o)
         y = Conv(self.features, (3, 3), self.strides, 1, use_bias=False, dtype=self.dtype, name="conv_0")(o)
         y = nn.relu(Norm(self.batch_norm, self.dtype, name="norm_1")(y, train))
         y = Conv(self.features, (3, 3), 1, 1, use_bias=False, dtype=self.dtype, name="conv_1")(y)

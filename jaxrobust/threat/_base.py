@@ -62,9 +62,7 @@ class Box:
         if isinstance(self.eps, (int, float, np.number)) and not 0 <= float(self.eps) < math.inf:
             raise ValueError(f"eps must be finite and at least 0, got {self.eps}; it is a radius in pixel units")
         if self.bounds is not None and not (len(self.bounds) == 2 and self.bounds[0] < self.bounds[1]):
-            raise ValueError(
-                f"bounds must be (lowest, highest) pixel value, or None for no box, got {self.bounds!r}"
-            )
+            raise ValueError(f"bounds must be (lowest, highest) pixel value, or None for no box, got {self.bounds!r}")
 
     def clip(self, images: jax.Array) -> jax.Array:
         """Clip images to the box."""

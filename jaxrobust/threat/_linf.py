@@ -51,5 +51,3 @@ class Linf(Box):
         keys = example_keys(key, images.shape[0])
         uniform = jax.vmap(lambda k: jax.random.uniform(k, images.shape[1:], images.dtype, -1, 1))(keys)
         return self.project(self.radius(images) * uniform, images)
-
-

@@ -40,9 +40,7 @@ def standard(loss: Loss = losses.cross_entropy) -> Objective:
     ``accuracy``. Cost: one forward and one backward pass.
     """
 
-    def objective(
-        apply: Apply, variables: Any, key: jax.Array, batch: Batch
-    ) -> tuple[jax.Array, Aux]:
+    def objective(apply: Apply, variables: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
         logits, model_state = apply(variables, batch["images"], train=True, key=key)
         value = loss(logits, batch["labels"]).mean()
         metrics = {"loss": value, "accuracy": _accuracy(logits, batch["labels"])}
@@ -61,9 +59,7 @@ def adversarial(attack: Attack, loss: Loss = losses.cross_entropy) -> Objective:
     """
     inner = standard(loss)
 
-    def objective(
-        apply: Apply, variables: Any, key: jax.Array, batch: Batch
-    ) -> tuple[jax.Array, Aux]:
+    def objective(apply: Apply, variables: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
         attack_key, key = jax.random.split(key)
         constant = jax.lax.stop_gradient(variables)
         logits_fn = partial(_evaluation_logits, apply, constant)

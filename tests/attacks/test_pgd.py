@@ -155,7 +155,12 @@ def test_keep_best_never_worse_than_the_start(problem, key):
     # One huge step overshoots; the best iterate is the image itself.
     images, labels, logits_fn = problem
     attack = attacks.iterative(
-        L2(3.0), loss=losses.cross_entropy, update=optax.scale(-1e3), steps=1, random_start=False, keep_best=True
+        L2(3.0),
+        loss=losses.cross_entropy,
+        update=optax.scale(-1e3),
+        steps=1,
+        random_start=False,
+        keep_best=True,
     )
     adversarial = attack(key, logits_fn, images, labels)
     before, after = (losses.cross_entropy(logits_fn(x), labels) for x in (images, adversarial))

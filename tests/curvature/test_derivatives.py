@@ -84,9 +84,7 @@ def test_relu_hessian_is_that_of_the_loss_alone(float64):
         product = np.asarray(hvp_of(cross_entropy, logits_fn, images, labels, vectors))
 
         def softmax_and_jacobian(image):
-            return jax.nn.softmax(logits_fn(image[None])[0]), jax.jacrev(lambda x: logits_fn(x[None])[0])(
-                image
-            )
+            return jax.nn.softmax(logits_fn(image[None])[0]), jax.jacrev(lambda x: logits_fn(x[None])[0])(image)
 
         softmax, jacobians = map(np.asarray, jax.jit(jax.vmap(softmax_and_jacobian))(images))
         for n, p in enumerate(softmax):

@@ -49,9 +49,7 @@ def apply(layer, x):
             padding = ((0, 0), *layer.padding, (0, 0))
             if isinstance(layer, MaxPool):
                 return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, padding)
-            return jax.lax.reduce_window(x, 0.0, jax.lax.add, window, strides, padding) / math.prod(
-                layer.window
-            )
+            return jax.lax.reduce_window(x, 0.0, jax.lax.add, window, strides, padding) / math.prod(layer.window)
         case Scale():
             return x * layer.scale
         case BatchNorm():
@@ -81,9 +79,7 @@ def normal(seed, *shape, dtype=np.float32):
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
-def random_conv(
-    seed, size=5, inputs=2, outputs=3, kernel=(3, 3), strides=(1, 1), padding=SAME, dtype=np.float32
-):
+def random_conv(seed, size=5, inputs=2, outputs=3, kernel=(3, 3), strides=(1, 1), padding=SAME, dtype=np.float32):
     return Conv(normal(seed, *kernel, inputs, outputs, dtype=dtype), (size, size), strides, padding)
 
 

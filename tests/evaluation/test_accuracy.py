@@ -35,9 +35,7 @@ def test_results_depend_neither_on_batch_size_nor_on_devices(problem, batch_size
     attack = attacks.pgd(Linf(0.05), steps=3)
     expected = evaluation.correct(logits_fn, images, labels, attack=attack, key=key)
     mesh = evaluation.data_mesh(jax.devices()[:devices])
-    result = evaluation.correct(
-        logits_fn, images, labels, attack=attack, key=key, batch_size=batch_size, mesh=mesh
-    )
+    result = evaluation.correct(logits_fn, images, labels, attack=attack, key=key, batch_size=batch_size, mesh=mesh)
     np.testing.assert_array_equal(result, expected)
     assert 0 < result.sum() < 18
 

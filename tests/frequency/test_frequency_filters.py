@@ -109,9 +109,7 @@ def test_traced_percent_gives_the_same_filters(rule):
     by_energy = jax.jit(frequency.filter_by_energy)
     by_frequency = jax.jit(lambda x, percent: frequency.filter_by_frequency(x, percent, rule))
     for percent in (0.0, 12.5, 50.0, 95.0):
-        np.testing.assert_allclose(
-            by_energy(images, percent), frequency.filter_by_energy(images, percent), atol=1e-6
-        )
+        np.testing.assert_allclose(by_energy(images, percent), frequency.filter_by_energy(images, percent), atol=1e-6)
         np.testing.assert_allclose(
             by_frequency(images, percent), frequency.filter_by_frequency(images, percent, rule), atol=1e-6
         )
@@ -160,9 +158,7 @@ def test_energy_filter_is_the_best_approximation_of_its_count(percent, seed):
 def test_filters_commute_with_the_horizontal_flip():
     images = random_images(2, 8, 6, 3)
     for filtered in (frequency.filter_by_energy, frequency.filter_by_frequency):
-        np.testing.assert_allclose(
-            filtered(images[:, :, ::-1], 60), filtered(images, 60)[:, :, ::-1], atol=1e-6
-        )
+        np.testing.assert_allclose(filtered(images[:, :, ::-1], 60), filtered(images, 60)[:, :, ::-1], atol=1e-6)
 
 
 def test_constant_images_pass_the_filters():

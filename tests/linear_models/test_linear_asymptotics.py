@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxrobust.threat import L2
 
 from jaxrobust import linear_models
+from jaxrobust.threat import L2
 
 RATE = 2e-3
 STEPS = 4000
@@ -174,19 +174,27 @@ def test_membership_is_the_union_over_all_multiples(a, b, ratio):
 
 
 def test_published_prediction(float64):
-    problem = linear_models.published_problem(jnp.float64)
+    @jax.jit
+    def predict(problem, start):
+        return {
+            "interval": linear_models.risk_ratio_bounds_published(problem, start),
+            "ratio from zero": linear_models.risk_ratio(problem, jnp.zeros(3)),
+            "risk": linear_models.standard_risk_bound(problem, 0.01),
+            "drift": linear_models.irrelevant_drift(problem, start),
+            "published": linear_models.irrelevant_drift_published(problem, start),
+            "least": linear_models.irrelevant_drift_published(problem, start, unit_step=np.sqrt(6) / 6),
+            "steps": linear_models.moving_steps_bounds(problem, start, 0.01),
+        }
+
     start = linear_models.published_initial_weights(jnp.float64)
-    np.testing.assert_allclose(
-        linear_models.risk_ratio_bounds_published(problem, start), (1.0375, 1.15), rtol=1e-12
-    )
-    np.testing.assert_allclose(linear_models.risk_ratio(problem, jnp.zeros(3)), 1.15, rtol=1e-12)
-    np.testing.assert_allclose(linear_models.standard_risk_bound(problem, 0.01), 2.5e-6, rtol=1e-12)
-    drift = linear_models.irrelevant_drift(problem, start)
-    np.testing.assert_allclose(-drift, linear_models.irrelevant_drift_published(problem, start), rtol=1e-12)
-    np.testing.assert_allclose(drift, -np.sqrt(3) * 0.25 * 10.01, rtol=1e-12)
-    lower = linear_models.irrelevant_drift_published(problem, start, unit_step=np.sqrt(6) / 6)
-    np.testing.assert_allclose(lower, -drift / 2, rtol=1e-12)
-    low, high = linear_models.moving_steps_bounds(problem, start, 0.01)
+    prediction = jax.tree.map(np.asarray, predict(linear_models.published_problem(jnp.float64), start))
+    np.testing.assert_allclose(prediction["interval"], (1.0375, 1.15), rtol=1e-12)
+    np.testing.assert_allclose(prediction["ratio from zero"], 1.15, rtol=1e-12)
+    np.testing.assert_allclose(prediction["risk"], 2.5e-6, rtol=1e-12)
+    np.testing.assert_allclose(prediction["drift"], -np.sqrt(3) * 0.25 * 10.01, rtol=1e-12)
+    np.testing.assert_allclose(prediction["published"], -prediction["drift"], rtol=1e-12)
+    np.testing.assert_allclose(prediction["least"], -prediction["drift"] / 2, rtol=1e-12)
+    low, high = prediction["steps"]
     assert low <= 526 <= high
 
 
@@ -214,9 +222,7 @@ def test_signgd_is_not_always_less_robust(float64):
 @settings(max_examples=40, deadline=None)
 def test_risk_ratio_from_zero_is_at_most_nine_sevenths(first, second, ratio):
     with jax.enable_x64(True):
-        problem = linear_models.LeastSquares(
-            jnp.array([1.0, ratio, 0.0]), jnp.array([first + 1e-3, second, 0.0])
-        )
+        problem = linear_models.LeastSquares(jnp.array([1.0, ratio, 0.0]), jnp.array([first + 1e-3, second, 0.0]))
         value = float(linear_models.risk_ratio(problem, jnp.zeros(3)))
     assert 1 <= value <= linear_models.MAX_RISK_RATIO_FROM_ZERO * (1 + 1e-12)
 

@@ -5,9 +5,9 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxrobust.threat import L2
 
 from jaxrobust import linear_models
+from jaxrobust.threat import L2
 
 THREAT = L2(linear_models.PUBLISHED_EPS, bounds=None)
 
@@ -39,9 +39,7 @@ def test_published_values(published):
 def test_training_loop_follows_the_closed_form(published, domain):
     problem, start = published
     basis = jnp.eye(3) if domain == "frequency" else None
-    run = linear_models.train(
-        problem, optax.sgd(0.5), start, 3000, record_at=range(0, 3001, 100), basis=basis
-    )
+    run = linear_models.train(problem, optax.sgd(0.5), start, 3000, record_at=range(0, 3001, 100), basis=basis)
     expected = gradient_descent(problem, start, 0.5, run.steps)
     np.testing.assert_allclose(run.weights, expected, rtol=0, atol=1e-12)
     if domain == "frequency":
@@ -89,9 +87,7 @@ def test_limit_from_zero_is_the_robust_minimiser(published):
 
 
 def test_expected_risk_over_random_initial_weights(float64, key):
-    problem = linear_models.LeastSquares(
-        jnp.array([1.0, 0.5, 0.0, 0.0, 0.0]), jnp.array([2.0, -1.0, 9.0, 9.0, 9.0])
-    )
+    problem = linear_models.LeastSquares(jnp.array([1.0, 0.5, 0.0, 0.0, 0.0]), jnp.array([2.0, -1.0, 9.0, 9.0, 9.0]))
     starts = 0.8 * jax.random.normal(key, (200_000, 5), jnp.float64)
     limits = linear_models.gradient_descent_limit(problem, starts)
     mean = jnp.mean(adversarial_risk(problem, limits, L2(0.5, bounds=None)))

@@ -25,9 +25,7 @@ def test_thirteen_patterns_occur_and_step_as_tabulated(float64, dtype):
     assert len(linear_models.SIGN_PATTERNS) == 13
     assert occurring == set(table)
 
-    problem = linear_models.LeastSquares(
-        jnp.array([0.3, 0.07, 0.0], dtype), jnp.array([1.0, 2.0, 3.0], dtype)
-    )
+    problem = linear_models.LeastSquares(jnp.array([0.3, 0.07, 0.0], dtype), jnp.array([1.0, 2.0, 3.0], dtype))
     scales = jnp.array([3**0.5 / 0.3, 2**0.5 / 0.07], dtype)
     errors = jnp.concatenate([grid * scales, jnp.ones((len(grid), 1), dtype)], axis=1)
     simulated = np.asarray(jax.jit(linear_models.sign_gradient)(problem, errors))
@@ -52,9 +50,7 @@ def test_relations_of_the_table():
 
 def test_published_milestones(published):
     problem, start = published
-    weights = np.asarray(
-        linear_models.sign_gradient_descent(problem, start, 0.01, 3000, record_at=range(3001)).weights
-    )
+    weights = np.asarray(linear_models.sign_gradient_descent(problem, start, 0.01, 3000, record_at=range(3001)).weights)
     a, b = (np.abs(value) for value in linear_models.ab_coordinates(problem, weights))
     np.testing.assert_allclose((a[0], b[0]), (0.02881, 0.01770), atol=5e-6)
     assert np.argmax(a <= b) == 112
@@ -132,9 +128,7 @@ def test_steps_of_a_and_b_have_the_stated_sizes(float64):
     problem = linear_models.LeastSquares(jnp.array([1.0, 0.6, 0.0]), jnp.zeros(3))
     starts = jax.random.normal(jax.random.key(0), (20, 3), jnp.float64)
     run = jax.vmap(
-        lambda start: (
-            linear_models.sign_gradient_descent(problem, start, 0.02, 300, record_at=range(301)).weights
-        )
+        lambda start: linear_models.sign_gradient_descent(problem, start, 0.02, 300, record_at=range(301)).weights
     )
     weights = jax.jit(run)(starts)
     a, b = (np.asarray(value) for value in linear_models.ab_coordinates(problem, weights))

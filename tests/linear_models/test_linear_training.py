@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jaxrobust.threat import L2
 
 from jaxrobust import linear_models
 from jaxrobust.frequency import dct_matrix
+from jaxrobust.threat import L2
 
 STEPS = linear_models.PUBLISHED_STEPS
 THREAT = L2(linear_models.PUBLISHED_EPS, bounds=None)
@@ -44,18 +44,14 @@ def test_published_limits(published, name, weights, risk):
     run = linear_models.train(problem, OPTIMIZERS[name], start, STEPS, record_at=[0, STEPS - 1, STEPS])
     np.testing.assert_allclose(run.weights[0], start, atol=1e-15)
     np.testing.assert_allclose(run.weights[-1], weights, atol=5e-5)
-    np.testing.assert_allclose(
-        linear_models.adversarial_risk(problem, run.weights[-1], THREAT), risk, atol=6e-4
-    )
+    np.testing.assert_allclose(linear_models.adversarial_risk(problem, run.weights[-1], THREAT), risk, atol=6e-4)
     if name != "gd":
         assert linear_models.standard_risk(problem, run.weights[-1]) < 2.6e-7
     if name == "signgd":  # the other state of its cycle
         np.testing.assert_allclose(run.weights[-2], (4.98676, 9.98849, -4.29927), atol=5e-6)
         risks = linear_models.adversarial_risk(problem, run.weights[-2:], THREAT)
         np.testing.assert_allclose(risks, (143.141, 143.304), atol=5e-4)
-        np.testing.assert_allclose(
-            linear_models.standard_risk(problem, run.weights[-2:]), (1.04e-6, 2.5e-7), rtol=6e-3
-        )
+        np.testing.assert_allclose(linear_models.standard_risk(problem, run.weights[-2:]), (1.04e-6, 2.5e-7), rtol=6e-3)
 
 
 @pytest.mark.parametrize("name", ["signgd", "adam", "rmsprop"])
@@ -107,9 +103,7 @@ def test_second_moment_matrices_follow_the_wishart_law(float64, key, sampler):
     draws, count = 20_000, 6
     variances = jnp.array([2.0, 0.5, 1.0, 0.0])
     problem = linear_models.LeastSquares(variances, jnp.zeros(4))
-    matrices = np.asarray(
-        jax.jit(jax.vmap(lambda key: sampler(key, problem, count)))(jax.random.split(key, draws))
-    )
+    matrices = np.asarray(jax.jit(jax.vmap(lambda key: sampler(key, problem, count)))(jax.random.split(key, draws)))
     diagonal = np.diag(variances)
     variance = (np.outer(variances, variances) + diagonal**2) / count
     np.testing.assert_allclose(matrices.mean(0), diagonal, atol=5 * np.sqrt(variance.max() / draws))
@@ -188,6 +182,4 @@ def test_published_study_with_fresh_samples():
         converged = linear_models.gradient_descent_limit(problem, start)
         ratio = risks["signgd"] / linear_models.adversarial_risk(problem, converged, THREAT)
         assert 1.11 < ratio < 1.15
-        assert (
-            1.13 < risks["signgd"] / risks["gd"] < 1.15
-        )  # as published, with gradient descent not converged
+        assert 1.13 < risks["signgd"] / risks["gd"] < 1.15  # as published, with gradient descent not converged

@@ -96,7 +96,7 @@ def test_a_diverging_member_leaves_the_others_alone(blobs):
     assert np.isfinite(population.history["loss"][:, [0, 2]]).all()
 
 
-class Stop(Exception):  # noqa: N818
+class Stop(Exception):
     pass
 
 

@@ -1,0 +1,182 @@
+"""The trained networks of the study, each population a cell on disk, shared by all parts."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from experiments.study import Run, StudyError
+from jaxrobust import attacks, data, evaluation, models, optimizers, training
+
+from .config import Setting
+
+
+class Networks:
+    """Trains what is not on disk yet and hands out networks as ``logits_fn`` functions.
+
+    Args:
+        run: the study's folder.
+        data_dir: TFDS folder, or ``None`` for the default.
+    """
+
+    def __init__(self, run: Run, data_dir: Path | None) -> None:
+        self.run, self._data_dir = run, data_dir
+
+    @functools.cache  # noqa: B019 - one object for the life of a study
+    def dataset(self, name: str) -> data.Dataset:
+        """The data set, loaded once."""
+        try:
+            return data.load(name, data_dir=self._data_dir)
+        except ValueError as error:
+            raise StudyError(str(error)) from error
+
+    def model(self, setting: Setting) -> nn.Module:
+        """The setting's network, untrained."""
+        dataset = self.dataset(setting.dataset)
+        return _create(setting.model, dataset.num_classes, dataset.image_shape, tuple(sorted(setting.options.items())))
+
+    def learning_rate(self, setting: Setting, optimizer: str) -> float:
+        """The setting's learning rate: its only candidate, or the one chosen on held-out training data.
+
+        Candidates are compared by held-out accuracy averaged over seeds. Differences of less than one held-out image
+        are ties, and of tied candidates the smallest is taken. A network that diverged counts as wrong everywhere.
+        """
+        return self.selection(setting, optimizer)["chosen"]
+
+    def selection(self, setting: Setting, optimizer: str) -> dict[str, Any]:
+        """The cell behind :meth:`learning_rate`: candidates, their held-out accuracies, and the chosen one."""
+        candidates = sorted(setting.rates[optimizer])
+        if len(candidates) == 1:
+            return {"candidates": candidates, "accuracies": None, "chosen": candidates[0]}
+
+        def compute() -> dict[str, Any]:
+            part = data.holdout(self.dataset(setting.dataset))
+            pairs = [(rate, seed) for rate in candidates for seed in setting.selection_seeds]
+            population = self._train(setting, optimizer, part, pairs, f"select/{setting.name}/{optimizer}")
+            accuracies = np.asarray(
+                [
+                    evaluation.accuracy(
+                        functools.partial(self.model(setting).apply, training.member(population.variables, index)),
+                        part.test_images,
+                        part.test_labels,
+                        bounds=part.bounds,
+                    )
+                    for index in range(len(pairs))
+                ]
+            ).reshape(len(candidates), -1)
+            means = accuracies.mean(1)
+            tied = means > means.max() - 100 / len(part.test_labels)
+            return {
+                "candidates": candidates,
+                "accuracies": accuracies.tolist(),
+                "chosen": candidates[int(np.argmax(tied))],
+            }
+
+        return self.run.cell(f"select/{setting.name}/{optimizer}", compute)
+
+    def trained(self, setting: Setting, optimizer: str) -> dict[str, Any]:
+        """The cell of one trained population: learning rate, final training loss per seed, and all weights."""
+        owner = setting.trained_as or setting.name
+
+        def compute() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+            rate = self.learning_rate(setting, optimizer)
+            pairs = [(rate, seed) for seed in setting.seeds]
+            name = f"train/{owner}/{optimizer}"
+            population = self._train(setting, optimizer, self.dataset(setting.dataset), pairs, name)
+            weights = flatten_dict(jax.tree.map(np.asarray, dict(population.variables)), sep="/")
+            return {"learning_rate": rate, "train_loss": population.history["loss"][-1].tolist()}, weights
+
+        return self.run.cell(f"train/{owner}/{optimizer}", compute)
+
+    def variables(self, setting: Setting, optimizer: str) -> Iterator[dict[str, Any]]:
+        """The variables of each seed's network."""
+        stacked = unflatten_dict(self.trained(setting, optimizer)["arrays"], sep="/")
+        for index in range(len(setting.seeds)):
+            yield jax.tree.map(jax.numpy.asarray, training.member(stacked, index))
+
+    def logits_fns(self, setting: Setting, optimizer: str) -> Iterator[attacks.LogitsFn]:
+        """Each seed's network as a function of images."""
+        for variables in self.variables(setting, optimizer):
+            yield functools.partial(self.model(setting).apply, variables)
+
+    def _train(
+        self,
+        setting: Setting,
+        optimizer: str,
+        dataset: data.Dataset,
+        pairs: list[tuple[float, int]],
+        name: str,
+    ) -> training.Population:
+        return train(
+            self.model(setting),
+            dataset,
+            dataset.train_images,
+            setting,
+            optimizer,
+            pairs,
+            self.run.folder / "checkpoints" / name.replace("/", "--"),
+        )
+
+
+def train(
+    model: nn.Module,
+    dataset: data.Dataset,
+    images: np.ndarray,
+    setting: Setting,
+    optimizer: str,
+    pairs: list[tuple[float, int]],
+    folder: Path,
+) -> training.Population:
+    """Train one population by the study's recipe; ``images`` replace the data set's training images.
+
+    Progress is saved in ``folder`` about every twentieth of the way and the folder is removed at the end.
+    """
+    total = setting.epochs * data.steps_per_epoch(len(images), setting.batch_size, setting.drop_last)
+    schedule = optimizers.step_decay if setting.schedule == "step" else optimizers.warmup_cosine
+    factory = optimizers.by_name(optimizer)
+
+    def make(rate: Any) -> optax.GradientTransformation:
+        return factory(schedule(rate, total))
+
+    # Digits train in seconds: writing checkpoints would cost more than it saves.
+    long = images.nbytes * setting.epochs > 2e9
+    checkpoints = training.Checkpoints(folder, every=max(1, setting.epochs // 20)) if long else None
+    try:
+        population = training.train_population(
+            model,
+            images,
+            dataset.train_labels,
+            optimizer=make,
+            learning_rates=[rate for rate, _ in pairs],
+            seeds=[seed for _, seed in pairs],
+            epochs=setting.epochs,
+            batch_size=setting.batch_size,
+            drop_last=setting.drop_last,
+            augment=data.random_flip if dataset.flip else None,
+            checkpoints=checkpoints,
+        )
+    finally:
+        if checkpoints is not None:
+            checkpoints.close()
+    shutil.rmtree(folder, ignore_errors=True)
+    return population
+
+
+@functools.cache
+def _create(name: str, classes: int, image_shape: tuple[int, ...], options: tuple[tuple[str, Any], ...]) -> nn.Module:
+    # One module object per network, so that compiled attacks and evaluations are shared by all its parameters.
+    return models.create(name, classes=classes, image_shape=image_shape, **dict(options))
+
+
+def in_order(rates: Mapping[str, Any]) -> list[str]:
+    """Optimizers of a setting, SGD first: it is what the others are compared with."""
+    return sorted(rates, key=lambda name: (name != "sgd", list(optimizers.OPTIMIZERS).index(name)))

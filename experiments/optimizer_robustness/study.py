@@ -1,0 +1,62 @@
+"""Runs the parts of the study and writes the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from experiments.study import Run, Section, StudyError, print_table, report
+
+from . import bands, compare, frequencies, linear, lipschitz
+from .config import PARTS, Config, Part, Setting, identity, settings
+from .networks import Networks
+
+_PARTS: dict[Part, Callable[[Networks, list[Setting]], Section]] = {
+    "compare": compare.run,
+    "frequencies": frequencies.run,
+    "bands": bands.run,
+    "linear": linear.run,
+    "lipschitz": lipschitz.run,
+}
+
+
+def run(config: Config) -> None:
+    """Run the chosen part, or all of them, and write ``report.md`` with every part that is finished."""
+    chosen = settings(config)
+    with Run(config.folder, identity(config, chosen)) as study:
+        networks = Networks(study, config.data_dir)
+        parts = PARTS if config.part == "all" else (config.part,)
+        members = {part: [setting for setting in chosen if part in setting.parts] for part in parts}
+        if config.part not in ("all", "linear") and not members[config.part]:
+            raise StudyError(f"no data set of this configuration takes part in {config.part!r}")
+        for setting in chosen:
+            networks.dataset(setting.dataset)  # a data set that is missing is noticed before any work
+        study.progress.expect(sum(_cells(part, setting) for part in parts for setting in members[part]))
+        sections = []
+        for part in parts:
+            if members[part] or part == "linear":
+                sections.append(_PARTS[part](networks, members[part]))
+                study.write_section(part, sections[-1])
+        stored = [section for part in PARTS if (section := study.read_section(part)) is not None]
+        study.write_text("report.md", report("Optimizer robustness", [_introduction(config)], stored))
+        study.write_metrics()
+    for section in sections:
+        for table in section.tables:
+            print_table(table)
+        if section.claims:
+            print_table(section.claims_table())
+    print(f"report:  {study.folder / 'report.md'}")
+    print(f"figures: {study.folder / 'figures'}")
+
+
+def _introduction(config: Config) -> str:
+    return (
+        f"Preset `{config.preset}`. Published numbers are those of the optimizer-robustness study; where the study did not "
+        "use a data set, they belong to the closest one it did use (MNIST for the bundled digits), which is named beside them."
+    )
+
+
+def _cells(part: Part, setting: Setting) -> int:
+    """How many cells a setting has in a part, those of its training included."""
+    if part == "frequencies":
+        return 1 + len(frequencies.FILTERS) * len(frequencies.PERCENTS)
+    return sum(2 + (len(rates) > 1) for rates in setting.rates.values())

@@ -1,0 +1,133 @@
+"""Reports: Markdown on disk, the same tables on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ._statistics import PairedDifference
+
+Verdict = Literal["holds", "does not hold", "not shown"]
+
+
+def verdict(difference: PairedDifference, at_least: float = 0.0) -> Verdict:
+    """Whether ``a - b > at_least`` is shown by the interval over seeds, refuted by it, or neither.
+
+    A single seed shows nothing, whatever its value.
+    """
+    if math.isnan(difference.low):
+        return "not shown"
+    if difference.low > at_least:
+        return "holds"
+    return "does not hold" if difference.high < at_least else "not shown"
+
+
+def holds(condition: bool) -> Verdict:
+    """The verdict on an exact statement."""
+    return "holds" if condition else "does not hold"
+
+
+@dataclass
+class Table:
+    """A table with a caption."""
+
+    caption: str
+    headers: Sequence[str]
+    rows: list[Sequence[str]]
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        lines = [
+            "| " + " | ".join(self.headers) + " |",
+            "|" + "|".join(["---"] + ["---:"] * (len(self.headers) - 1)) + "|",
+            *("| " + " | ".join(row) + " |" for row in self.rows),
+        ]
+        return f"**{self.caption}**\n\n" + "\n".join(lines) + "\n"
+
+
+@dataclass
+class Claim:
+    """A published claim beside what was found."""
+
+    text: str
+    published: str
+    ours: str
+    difference: str
+    verdict: Verdict
+    counted: bool = True
+    """``False`` for a negative control: reported, but not part of the summary."""
+
+
+@dataclass
+class Section:
+    """One part of a report."""
+
+    title: str
+    text: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+    figures: list[tuple[str, str]] = field(default_factory=list)
+    """File below the report's folder, without suffix, and caption."""
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Section:
+        """Rebuild from ``dataclasses.asdict``."""
+        return cls(
+            title=stored["title"],
+            text=stored["text"],
+            tables=[Table(**table) for table in stored["tables"]],
+            claims=[Claim(**claim) for claim in stored["claims"]],
+            figures=[(path, caption) for path, caption in stored["figures"]],
+        )
+
+    def claims_table(self) -> Table:
+        """All claims: published | ours | difference | does the claim hold."""
+        return Table(
+            f"{self.title}: does the claim hold?",
+            ("claim", "published", "ours", "difference", "verdict"),
+            [
+                (
+                    c.text,
+                    c.published,
+                    c.ours,
+                    c.difference,
+                    c.verdict if c.counted else f"{c.verdict} (control)",
+                )
+                for c in self.claims
+            ],
+        )
+
+    def markdown(self) -> str:
+        """The section in Markdown."""
+        parts = [f"## {self.title}\n", *(f"{paragraph}\n" for paragraph in self.text)]
+        if self.claims:
+            parts.append(self.claims_table().markdown())
+        parts += [table.markdown() for table in self.tables]
+        parts += [f"![{caption}]({path}.png)\n\n*{caption}*\n" for path, caption in self.figures]
+        return "\n".join(parts)
+
+
+def report(title: str, introduction: Iterable[str], sections: Iterable[Section]) -> str:
+    """The whole report in Markdown, opening with a count of the verdicts."""
+    sections = list(sections)
+    counted = [claim.verdict for section in sections for claim in section.claims if claim.counted]
+    words: tuple[Verdict, ...] = ("holds", "does not hold", "not shown")
+    summary = ", ".join(f"{counted.count(word)} × {word}" for word in words)
+    lines = [f"# {title}\n", *(f"{line}\n" for line in introduction), f"Claims: {summary}.\n"]
+    return "\n".join([*lines, *(section.markdown() for section in sections)])
+
+
+def print_table(table: Table) -> None:
+    """Show a table on the terminal."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    shown = RichTable(title=table.caption, title_justify="left")
+    for number, header in enumerate(table.headers):
+        shown.add_column(header, justify="left" if number == 0 else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*row)
+    console = Console()
+    console.print(shown) if console.is_terminal else Console(width=150).print(shown)

@@ -1,0 +1,181 @@
+"""A study's folder: its configuration and its finished cells, safe against being killed at any moment."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from ._progress import Progress
+from ._report import Section
+
+
+class StudyError(Exception):
+    """A mistake of the user's; its message says what was given, what is wanted and how to mend it."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file in the same folder, then rename it to ``path``."""
+    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
+    write(temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+def _read(path: Path) -> Any | None:
+    """The JSON in a file, or ``None`` if it is missing or cut short."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+class Run:
+    """One study in one folder; use it as a context manager.
+
+    Layout: ``config.json``, ``cells/<name>.json`` (with ``cells/<name>.npz`` where a cell has arrays),
+    ``metrics.jsonl`` (all cells, one a line, rewritten at the end), ``timings.jsonl`` (one line per cell computed),
+    ``checkpoints/`` while a long cell is being computed, and what the study adds: ``report.md``, ``figures/``.
+
+    Args:
+        folder: made if missing.
+        configuration: what decides the numbers, as JSON values. A folder belongs to one configuration.
+
+    Raises:
+        StudyError: if the folder cannot be written, is in use by another run, or holds another configuration.
+    """
+
+    def __init__(self, folder: str | Path, configuration: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self._cells = self.folder / "cells"
+        try:
+            self._cells.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise StudyError(
+                f"cannot write to {self.folder}: {error.strerror or error}; choose another folder with --output"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise StudyError(
+                f"another run is using {self.folder}; wait for it or choose another folder with --output"
+            ) from error
+        self._check_configuration(json.loads(_dump(configuration)))
+        self.progress = Progress()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.close()
+        self._lock.close()
+
+    def _check_configuration(self, configuration: dict[str, Any]) -> None:
+        path = self.folder / "config.json"
+        stored = _read(path)
+        if stored is None:
+            write_atomically(path, lambda temporary: temporary.write_text(_dump(configuration)) and None)
+            return
+        differences = _differences(stored, configuration)
+        if differences:
+            self._lock.close()
+            listed = "; ".join(differences[:5]) + (" ..." if len(differences) > 5 else "")
+            raise StudyError(
+                f"{self.folder} holds results of another configuration ({listed}); choose another folder with "
+                "--output, or delete this one"
+            )
+
+    def cell(
+        self,
+        name: str,
+        compute: Callable[[], Mapping[str, Any] | tuple[Mapping[str, Any], Mapping[str, np.ndarray]]],
+    ) -> dict[str, Any]:
+        """The result of a cell: read if it is finished, else computed and stored.
+
+        Args:
+            name: unique in the study; ``/`` separates levels.
+            compute: returns JSON values, or a pair of those and a mapping of arrays. Arrays come back under the key
+                ``"arrays"``.
+
+        Raises:
+            StudyError: if the result cannot be written (a full disk, for instance).
+        """
+        stem = name.replace("/", "--")
+        path, arrays_path = self._cells / f"{stem}.json", self._cells / f"{stem}.npz"
+        if _read(path) is None:
+            begin = time.monotonic()
+            self.progress.begin(name)
+            result = compute()
+            values, arrays = result if isinstance(result, tuple) else (result, {})
+            try:
+                # The JSON file is written last: it says that the cell is whole.
+                if arrays:
+                    write_atomically(arrays_path, lambda temporary: np.savez(temporary, **arrays))
+                record = {"cell": name, **values}
+                write_atomically(path, lambda temporary: temporary.write_text(_dump(record)) and None)
+                with (self.folder / "timings.jsonl").open("a") as file:
+                    file.write(json.dumps({"cell": name, "seconds": round(time.monotonic() - begin, 3)}) + "\n")
+            except OSError as error:
+                raise StudyError(
+                    f"cannot store the result of {name} in {self._cells}: {error.strerror or error}; finished cells "
+                    "are kept, run the same command again when there is room"
+                ) from error
+        self.progress.end(name)
+        stored = _read(path)
+        if arrays_path.exists():
+            with np.load(arrays_path) as file:
+                stored["arrays"] = dict(file)
+        return stored
+
+    def is_finished(self, name: str) -> bool:
+        """Whether the cell is on disk."""
+        return _read(self._cells / f"{name.replace('/', '--')}.json") is not None
+
+    def write_section(self, part: str, section: Section) -> None:
+        """Store one part's section, so that the report holds every part that is finished."""
+        (self.folder / "sections").mkdir(exist_ok=True)
+        self.write_text(f"sections/{part}.json", _dump(asdict(section)))
+
+    def read_section(self, part: str) -> Section | None:
+        """A stored section, or ``None``."""
+        stored = _read(self.folder / "sections" / f"{part}.json")
+        return None if stored is None else Section.from_json(stored)
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a text file of the study atomically."""
+        path = self.folder / name
+        write_atomically(path, lambda temporary: temporary.write_text(text) and None)
+        return path
+
+    def write_metrics(self) -> None:
+        """Collect all finished cells in ``metrics.jsonl``, in the order of their names."""
+        records = [record for path in sorted(self._cells.glob("*.json")) if (record := _read(path)) is not None]
+        self.write_text("metrics.jsonl", "".join(json.dumps(record, sort_keys=True) + "\n" for record in records))
+
+
+def _differences(stored: Any, given: Any, path: str = "") -> list[str]:
+    if isinstance(stored, dict) and isinstance(given, dict):
+        keys = sorted({*stored, *given})
+        return [
+            text
+            for key in keys
+            for text in _differences(stored.get(key), given.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if stored == given else [f"{path}: {json.dumps(stored)} there, {json.dumps(given)} now"]

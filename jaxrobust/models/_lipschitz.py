@@ -1,0 +1,116 @@
+"""Describe a trained network as the layers whose norms bound its Lipschitz constant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust import curvature
+
+from ._cnn import CNN4, SmallCNN
+from ._mlp import MLP
+from ._preact_resnet import PreActResNet
+
+Layers = tuple[curvature.Layer, ...]
+_EPSILON = 1e-5
+
+
+class _Describer:
+    """Follows the activations' spatial size while it lists layers."""
+
+    def __init__(self, variables: Mapping[str, Any], image_shape: tuple[int, ...], batch_norm: bool) -> None:
+        self._params, self._stats = variables["params"], variables.get("batch_stats", {})
+        self._batch_norm = batch_norm
+        self.size: tuple[int, int] = (image_shape[0], image_shape[1])
+
+    def dense(self, name: str) -> Layers:
+        return (curvature.Dense(self._params[name]["linear"]["kernel"]),)
+
+    def conv(self, *path: str, strides: int = 1, padding: int = 1, advance: bool = True) -> Layers:
+        kernel = _at(self._params, path)["conv"]["kernel"]
+        pads = ((padding, padding), (padding, padding))
+        layer = curvature.Conv(kernel, input_shape=self.size, strides=(strides, strides), padding=pads)
+        if advance:
+            rows, columns = (
+                (size + 2 * padding - window) // strides + 1
+                for size, window in zip(self.size, kernel.shape[:2], strict=True)
+            )
+            self.size = (rows, columns)
+        return (layer,)
+
+    def norm(self, *path: str) -> Layers:
+        if not self._batch_norm:
+            return ()
+        scale = _at(self._params, path)["batch_norm"]["scale"]
+        variance = _at(self._stats, path)["batch_norm"]["var"]
+        return (curvature.BatchNorm(scale, variance, epsilon=_EPSILON),)
+
+
+def _at(tree: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def lipschitz_layers(model: nn.Module, variables: Mapping[str, Any], image_shape: tuple[int, ...]) -> Layers:
+    """The layers of a network in evaluation mode, for :func:`jaxrobust.curvature.lipschitz_upper_bound`.
+
+    ReLU, flattening and biases do not change the bound and are left out.
+
+    Args:
+        model: ``Linear``, ``MLP``, ``CNN4``, ``SmallCNN`` or a ``PreActResNet``.
+        variables: its parameters and, with batch norm, its running statistics.
+        image_shape: ``(height, width, channels)``.
+
+    Raises:
+        ValueError: for any other network.
+    """
+    describe = _Describer(variables, image_shape, getattr(model, "batch_norm", False))
+    layers: Layers = ()
+    if getattr(model, "std", None) is not None:
+        layers += (curvature.Scale(1 / jnp.asarray(np.asarray(model.std), jnp.float32)),)  # type: ignore[attr-defined]
+    if isinstance(model, MLP):
+        for number in range(len(model.widths)):
+            layers += describe.dense(f"dense_{number}")
+        return layers + describe.dense("head")
+    if isinstance(model, (CNN4, SmallCNN)):
+        strides, count = (1, 2) if isinstance(model, CNN4) else (2, len(model.features))
+        for number in range(count):
+            layers += describe.conv(f"conv_{number}", strides=strides) + describe.norm(f"norm_{number}")
+        if isinstance(model, CNN4):
+            layers += describe.dense("dense_0")
+        return layers + describe.dense("head")
+    if isinstance(model, PreActResNet):
+        return layers + _preact_resnet(model, describe)
+    supported = "Linear, MLP, CNN4, SmallCNN, PreActResNet"
+    raise ValueError(f"no layer-wise Lipschitz bound for {type(model).__name__}; there is one for {supported}")
+
+
+def _preact_resnet(model: PreActResNet, describe: _Describer) -> Layers:
+    layers: Layers
+    if model.stem == "large":
+        layers = describe.conv("stem", strides=2, padding=3)
+        layers += (curvature.MaxPool(window=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1))),)
+        describe.size = (-(-describe.size[0] // 2), -(-describe.size[1] // 2))
+    else:
+        layers = describe.conv("stem")
+    for stage, blocks in enumerate(model.stage_sizes):
+        for block in range(blocks):
+            strides = 2 if stage > 0 and block == 0 else 1
+            name = f"stage_{stage}_block_{block}"
+            first = describe.norm(name, "norm_0")
+            shortcut: Layers = ()
+            if strides != 1:
+                shortcut = describe.conv(name, "shortcut", strides=strides, padding=0, advance=False)
+            branch = describe.conv(name, "conv_0", strides=strides) + describe.norm(name, "norm_1")
+            branch += describe.conv(name, "conv_1")
+            if shortcut:  # the shortcut starts after the norm, too
+                layers += (*first, curvature.Residual(shortcut=shortcut, branch=branch))
+            else:
+                layers += (curvature.Residual(shortcut=(), branch=first + branch),)
+    layers += (curvature.AveragePool(window=describe.size, strides=describe.size),)
+    return layers + describe.dense("head")
