@@ -124,7 +124,8 @@ def search(
                 best,
                 _Best(state.perturbation, success(logits, constants.labels), values.astype(best.loss.dtype)),
             )
-        updates, update_state = update.update(direction, state.update, state.perturbation)
+        with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic needs it
+            updates, update_state = update.update(direction, state.update, state.perturbation)
         perturbation = constants.threat.project(state.perturbation + updates, constants.images)
         return _State(state.step + 1, state.restart, perturbation, estimator_state, update_state, best)
 

@@ -16,7 +16,7 @@ from ._updates import steepest_ascent
 
 
 def _step_size(threat: ThreatModel, steps: int, step_size: float | None) -> float | jax.Array:
-    return 2.5 * threat.eps / steps if step_size is None else step_size
+    return 2.5 * threat.eps / max(steps, 1) if step_size is None else step_size
 
 
 def fgsm(

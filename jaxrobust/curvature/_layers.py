@@ -13,8 +13,9 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 import jax
-from jax.tree_util import register_dataclass
 from jax.typing import ArrayLike
+
+from jaxrobust.pytree import register_pytree_dataclass
 
 Pair: TypeAlias = tuple[int, int]
 
@@ -37,7 +38,7 @@ ACTIVATION_CONSTANTS = MappingProxyType(
 """Largest absolute slope of common activation functions, for :class:`Elementwise`."""
 
 
-@register_dataclass
+@register_pytree_dataclass
 @dataclass(frozen=True, eq=False)
 class Dense:
     """A fully connected layer.
@@ -66,7 +67,7 @@ class Conv:
     padding: tuple[Pair, Pair]
 
 
-register_dataclass(Conv, data_fields=["kernel"], meta_fields=["input_shape", "strides", "padding"])
+register_pytree_dataclass(Conv, static=["input_shape", "strides", "padding"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +85,7 @@ class MaxPool:
     padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
 
 
-register_dataclass(MaxPool, data_fields=[], meta_fields=["window", "strides", "padding"])
+register_pytree_dataclass(MaxPool, static=["window", "strides", "padding"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +106,10 @@ class AveragePool:
     padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
 
 
-register_dataclass(AveragePool, data_fields=[], meta_fields=["window", "strides", "padding"])
+register_pytree_dataclass(AveragePool, static=["window", "strides", "padding"])
 
 
-@register_dataclass
+@register_pytree_dataclass
 @dataclass(frozen=True, eq=False)
 class Scale:
     """Multiplication of every channel by a number; normalisation of the input is ``Scale(1 / std)``.
@@ -135,7 +136,7 @@ class BatchNorm:
     epsilon: float = 1e-5
 
 
-register_dataclass(BatchNorm, data_fields=["scale", "variance"], meta_fields=["epsilon"])
+register_pytree_dataclass(BatchNorm, static=["epsilon"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,10 +150,10 @@ class Elementwise:
     constant: float = 1.0
 
 
-register_dataclass(Elementwise, data_fields=[], meta_fields=["constant"])
+register_pytree_dataclass(Elementwise, static=["constant"])
 
 
-@register_dataclass
+@register_pytree_dataclass
 @dataclass(frozen=True, eq=False)
 class Residual:
     """The sum of two sequences of layers applied to the same input, ``shortcut(x) + branch(x)``.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxrobust.frequency import dct_matrix
+from jaxrobust.pytree import register_pytree_dataclass
 
 FloatLike: TypeAlias = float | jax.Array
 
@@ -27,7 +28,7 @@ PUBLISHED_EPS = math.sqrt(2.0)
 """l2 budget of the published linear study: the adversarial risk of a minimiser is then its squared norm."""
 
 
-@jax.tree_util.register_dataclass
+@register_pytree_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class LeastSquares:
     """Predict ``y = <x~, w~*>`` from a Gaussian signal, with squared error ``1/2 (<x~, w~> - y)^2``.

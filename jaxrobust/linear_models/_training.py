@@ -36,8 +36,8 @@ def train(
     but signGD, Adam and RMSProp, which scale coordinates one by one, are not, and would never touch an
     irrelevant frequency if they were run on the DCT coefficients themselves (``basis=jnp.eye(d)`` shows it).
 
-    The steps are tiny and sequential: run this on CPU. In float32 a long run of gradient descent ends where its
-    increments round to nothing (at 9.98 instead of 10 in the published study): use float64, or
+    The steps are tiny and sequential: run this on CPU. In float32 a long run of gradient descent ends where
+    its increments round to nothing (at 9.98 instead of 10 in the published study): use float64, or
     :func:`gradient_descent`, which is exact in both.
 
     Args:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.pytree import register_pytree_dataclass
 from jaxrobust.random import example_keys
 
 from ._base import Bounds, Box, flatten, per_example
@@ -23,7 +25,7 @@ def safe_norm(x: jax.Array, axis: int = -1) -> jax.Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0) * scale.squeeze(axis)
 
 
-@jax.tree_util.register_dataclass
+@partial(register_pytree_dataclass, static=("bounds",))
 @dataclass(frozen=True)
 class L2(Box):
     """The Euclidean length of the perturbation is at most ``eps``.
@@ -34,7 +36,7 @@ class L2(Box):
     """
 
     eps: Any
-    bounds: Bounds = field(default=(0.0, 1.0), metadata={"static": True})
+    bounds: Bounds = (0.0, 1.0)
 
     def norm(self, perturbation: jax.Array) -> jax.Array:
         """``sqrt(sum p_i^2)``, ``[batch]``; its gradient at zero is zero."""

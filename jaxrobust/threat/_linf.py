@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.pytree import register_pytree_dataclass
 from jaxrobust.random import example_keys
 
 from ._base import Bounds, Box, flatten
 
 
-@jax.tree_util.register_dataclass
+@partial(register_pytree_dataclass, static=("bounds",))
 @dataclass(frozen=True)
 class Linf(Box):
     """Every pixel may change by at most ``eps``.
@@ -24,7 +26,7 @@ class Linf(Box):
     """
 
     eps: Any
-    bounds: Bounds = field(default=(0.0, 1.0), metadata={"static": True})
+    bounds: Bounds = (0.0, 1.0)
 
     def norm(self, perturbation: jax.Array) -> jax.Array:
         """``max |p_i|``, ``[batch]``."""

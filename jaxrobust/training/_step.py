@@ -54,7 +54,8 @@ def make_train_step(
             return objective(apply, {"params": params, **state.model_state}, objective_key, batch)
 
         gradients, aux = jax.grad(value, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic needs it
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, aux.model_state, opt_state, state.key), aux.metrics
 

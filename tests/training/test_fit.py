@@ -75,7 +75,6 @@ def test_a_finished_run_is_not_run_again(blobs, tmp_path):
 
 
 def test_non_finite_loss_stops_with_the_last_checkpoint_intact(blobs, tmp_path):
-    images, labels = blobs
     state, step, batches = pieces(blobs)
 
     def poisoned(start):
