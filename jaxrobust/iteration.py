@@ -45,6 +45,9 @@ class Closure:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        self._arrays: tuple[Any, ...]
+        self._static: tuple[Any, ...]
+        self._treedef: Any
         if isinstance(function, Closure):
             self._arrays, self._static, self._treedef = function._arrays, function._static, function._treedef
             return

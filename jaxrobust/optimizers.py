@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-LearningRate = float | jax.Array | optax.Schedule
+LearningRate: TypeAlias = Any
+"""A number, a traced scalar or an Optax schedule."""
 OptimizerFactory = Callable[..., optax.GradientTransformation]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -29,8 +29,8 @@ def register_pytree_dataclass(cls: Class, *, static: Sequence[str] = ()) -> Clas
         children = tuple((jax.tree_util.GetAttrKey(name), getattr(instance, name)) for name in data)
         return children, tuple(getattr(instance, name) for name in static)
 
-    def unflatten(aux: tuple[Any, ...], children: Sequence[Any]) -> Any:
-        instance = object.__new__(cls)
+    def unflatten(aux: tuple[Any, ...], children: Iterable[Any]) -> Any:
+        instance: Any = object.__new__(cls)
         for name, value in (*zip(data, children, strict=True), *zip(static, aux, strict=True)):
             object.__setattr__(instance, name, value)
         return instance

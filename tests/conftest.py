@@ -1,10 +1,17 @@
-"""Every test runs on two CPU devices, under strict dtype promotion."""
+"""Every test runs on two CPU devices, under strict dtype promotion.
+
+XLA optimises little here: tests compile hundreds of small programs and run each a few times.
+"""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+_FLAGS = (
+    "--xla_force_host_platform_device_count=2",
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+)
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax

@@ -36,8 +36,9 @@ ORIGINAL_SIZE = 8
 
 def _noises(setting: Setting, dataset: data.Dataset) -> dict[str, np.ndarray]:
     """Name of each noise to its draws ``[draws, height, width, channels]``, the same for all images and networks."""
-    shape = dataset.image_shape
-    masks = frequency.band_masks(shape[:2], BANDS)
+    height, width, channels = dataset.image_shape
+    shape = (height, width, channels)
+    masks = frequency.band_masks((height, width), BANDS)
     bands = frequency.band_noises(jax.random.key(0), masks, setting.band_variance, DRAWS, shape)
     noises = {f"band {number}": np.asarray(noise) for number, noise in enumerate(bands)}
     if setting.empty_variances:
@@ -212,9 +213,9 @@ def _figure(curves: dict[str, dict[str, dict[str, list[float]]]], path: Any) -> 
 
 
 def _mask_figure(networks: Networks, setting: Setting, path: Any) -> None:
-    shape = networks.dataset(setting.dataset).image_shape
-    masks = np.asarray(frequency.band_masks(shape[:2], BANDS))
-    noises = np.asarray(frequency.band_noises(jax.random.key(0), masks, 1.0, 1, shape))[:, 0]
+    height, width, channels = networks.dataset(setting.dataset).image_shape
+    masks = np.asarray(frequency.band_masks((height, width), BANDS))
+    noises = np.asarray(frequency.band_noises(jax.random.key(0), masks, 1.0, 1, (height, width, channels)))[:, 0]
     figure, axes = subplots(2, BANDS, size=(1.0, 1.05))
     for band in range(BANDS):
         axes[0][band].imshow(masks[band], cmap="gray", vmin=0, vmax=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from experiments.study import Claim, Section, Table, estimate, holds, save_figur
 from jaxrobust import data, evaluation, frequency, training
 
 from .config import Setting
-from .networks import Networks, train
+from .networks import Networks, logits_fn, train
 
 PERCENTS = (10, 30, 50, 70, 80, 90)
 SHOWN = (10, 30, 50, 70, 90)
@@ -43,7 +42,7 @@ def measure(networks: Networks, setting: Setting, kind: str, percent: int) -> di
         return {
             "accuracy": [
                 evaluation.accuracy(
-                    functools.partial(model.apply, training.member(population.variables, index)),
+                    logits_fn(model, training.member(population.variables, index)),
                     dataset.test_images,
                     dataset.test_labels,
                     bounds=dataset.bounds,
@@ -167,7 +166,7 @@ def _filters(dataset: data.Dataset, path: Any) -> None:
         coefficients = frequency.dct2(image)
         masks = {
             "energy": frequency.energy_mask(coefficients, percent)[0],
-            "frequency": frequency.frequency_mask(dataset.image_shape[:2], percent),
+            "frequency": frequency.frequency_mask((image.shape[1], image.shape[2]), percent),
         }
         for block, kind in enumerate(FILTERS):
             filtered = filter_images(kind, image, percent)

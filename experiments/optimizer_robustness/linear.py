@@ -90,8 +90,8 @@ def run(networks: Networks, settings: list[Setting]) -> Section:
         limit = lm.gradient_descent_limit(problem, start)
         limit_risk = float(_risks(problem, limit[None])[1][0])
         steps = lm.PUBLISHED_STEPS
-        closed = lm.gradient_descent(problem, start, lm.PUBLISHED_LEARNING_RATE, [steps])
-        closed_error = float(np.abs(np.asarray(closed[-1]) - np.asarray(cells["sgd"]["weights"])).max())
+        closed = lm.gradient_descent(problem, start, lm.PUBLISHED_LEARNING_RATE, steps)
+        closed_error = float(np.abs(np.asarray(closed) - np.asarray(cells["sgd"]["weights"])).max())
         drift = float(lm.irrelevant_drift(problem, start))
         a, b = (abs(float(value)) for value in lm.ab_coordinates(problem, start))
     moved = cells["sign_sgd"]["weights"][2] - float(start[2])

@@ -6,7 +6,7 @@ import functools
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -65,7 +65,7 @@ class Networks:
             accuracies = np.asarray(
                 [
                     evaluation.accuracy(
-                        functools.partial(self.model(setting).apply, training.member(population.variables, index)),
+                        logits_fn(self.model(setting), training.member(population.variables, index)),
                         part.test_images,
                         part.test_labels,
                         bounds=part.bounds,
@@ -106,7 +106,7 @@ class Networks:
     def logits_fns(self, setting: Setting, optimizer: str) -> Iterator[attacks.LogitsFn]:
         """Each seed's network as a function of images."""
         for variables in self.variables(setting, optimizer):
-            yield functools.partial(self.model(setting).apply, variables)
+            yield logits_fn(self.model(setting), variables)
 
     def _train(
         self,
@@ -125,6 +125,11 @@ class Networks:
             pairs,
             self.run.folder / "checkpoints" / name.replace("/", "--"),
         )
+
+
+def logits_fn(model: nn.Module, variables: Any) -> attacks.LogitsFn:
+    """The network with its variables bound."""
+    return cast(attacks.LogitsFn, functools.partial(model.apply, variables))
 
 
 def train(

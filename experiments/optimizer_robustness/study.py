@@ -24,9 +24,9 @@ def run(config: Config) -> None:
     chosen = settings(config)
     with Run(config.folder, identity(config, chosen)) as study:
         networks = Networks(study, config.data_dir)
-        parts = PARTS if config.part == "all" else (config.part,)
+        parts: tuple[Part, ...] = PARTS if config.part == "all" else (config.part,)
         members = {part: [setting for setting in chosen if part in setting.parts] for part in parts}
-        if config.part not in ("all", "linear") and not members[config.part]:
+        if config.part != "all" and config.part != "linear" and not members[config.part]:
             raise StudyError(f"no data set of this configuration takes part in {config.part!r}")
         for setting in chosen:
             networks.dataset(setting.dataset)  # a data set that is missing is noticed before any work

@@ -35,7 +35,7 @@ class Table:
 
     caption: str
     headers: Sequence[str]
-    rows: list[Sequence[str]]
+    rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
         """The table in Markdown."""

@@ -22,7 +22,7 @@ class StudyError(Exception):
     """A mistake of the user's; its message says what was given, what is wanted and how to mend it."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file in the same folder, then rename it to ``path``."""
     temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
     write(temporary)
@@ -91,7 +91,7 @@ class Run:
         path = self.folder / "config.json"
         stored = _read(path)
         if stored is None:
-            write_atomically(path, lambda temporary: temporary.write_text(_dump(configuration)) and None)
+            write_atomically(path, lambda temporary: temporary.write_text(_dump(configuration)))
             return
         differences = _differences(stored, configuration)
         if differences:
@@ -127,9 +127,9 @@ class Run:
             try:
                 # The JSON file is written last: it says that the cell is whole.
                 if arrays:
-                    write_atomically(arrays_path, lambda temporary: np.savez(temporary, **arrays))
+                    write_atomically(arrays_path, lambda temporary: np.savez(temporary, **dict[str, Any](arrays)))
                 record = {"cell": name, **values}
-                write_atomically(path, lambda temporary: temporary.write_text(_dump(record)) and None)
+                write_atomically(path, lambda temporary: temporary.write_text(_dump(record)))
                 with (self.folder / "timings.jsonl").open("a") as file:
                     file.write(json.dumps({"cell": name, "seconds": round(time.monotonic() - begin, 3)}) + "\n")
             except OSError as error:
@@ -138,7 +138,7 @@ class Run:
                     "are kept, run the same command again when there is room"
                 ) from error
         self.progress.end(name)
-        stored = _read(path)
+        stored: dict[str, Any] = _read(path) or {}
         if arrays_path.exists():
             with np.load(arrays_path) as file:
                 stored["arrays"] = dict(file)
@@ -161,7 +161,7 @@ class Run:
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file of the study atomically."""
         path = self.folder / name
-        write_atomically(path, lambda temporary: temporary.write_text(text) and None)
+        write_atomically(path, lambda temporary: temporary.write_text(text))
         return path
 
     def write_metrics(self) -> None:

@@ -139,7 +139,9 @@ def load_tfds(name: str, *, data_dir: str | Path | None = None, cache_dir: str |
             arrays.append(cached_array(cache / f"{stem}-inputs.npy", lambda both=both: both()[0]))  # type: ignore[misc]
             arrays.append(cached_array(cache / f"{stem}-labels.npy", lambda both=both: both()[1]))  # type: ignore[misc]
     bounds = (-1.0, 1.0) if source.audio else (0.0, 1.0)
-    return Dataset(name, *arrays, num_classes=source.num_classes, bounds=bounds, flip=source.flip)
+    train, train_labels, test, test_labels = arrays
+    classes = source.num_classes
+    return Dataset(name, train, train_labels, test, test_labels, classes, bounds=bounds, flip=source.flip)
 
 
 def _how_to_prepare(name: str, source: Source, folder: str) -> str:

@@ -2,10 +2,18 @@
 
 from ._cnn import CNN4 as CNN4
 from ._cnn import SmallCNN as SmallCNN
+from ._layers import Normalize as Normalize
+from ._layers import torch_default_init as torch_default_init
 from ._lipschitz import lipschitz_layers as lipschitz_layers
+from ._m5 import M5 as M5
 from ._mlp import MLP as MLP
 from ._mlp import Linear as Linear
 from ._preact_resnet import PreActResNet as PreActResNet
 from ._preact_resnet import PreActResNet18 as PreActResNet18
 from ._registry import create as create
 from ._registry import names as names
+from ._vit import ViT as ViT
+from ._vit import trainable_mask as trainable_mask
+from ._vit import vit_b16 as vit_b16
+from ._vit import vit_small as vit_small
+from ._vit_checkpoint import load_vit_npz as load_vit_npz

@@ -11,28 +11,85 @@ import jax
 import jax.numpy as jnp
 
 Initializer = Literal["torch", "zeros"]
+BATCH_NORM_EPSILON = 1e-5
 
 
-def _uniform(bound: float) -> nn.initializers.Initializer:
+def torch_default_init(fan_in: int) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
+    """Initialisers of kernel and bias as in PyTorch: both uniform on ``+-1/sqrt(fan_in)``.
+
+    The optimizer-robustness study trained from it. Flax's own default has kernels of three times that variance and
+    zero biases; without batch norm the difference decides whether SGD diverges at the study's learning rates.
+
+    Args:
+        fan_in: number of inputs of one output unit; for convolutions kernel size times input channels.
+    """
+    bound = 1 / math.sqrt(fan_in)
+
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return init
+    return init, init
 
 
-def initializers(name: Initializer, fan_in: int) -> dict[str, nn.initializers.Initializer]:
-    """Kernel and bias initialisers.
+def initializers(name: Initializer, fan_in: int) -> dict[str, Any]:
+    """Keyword arguments ``kernel_init`` and ``bias_init`` of Flax's layers.
 
-    ``"torch"`` is PyTorch's default, uniform on ``+-1/sqrt(fan_in)`` for both, which the study trained from; Flax's own
-    default has three times that variance and zero biases, and without batch norm the difference decides whether SGD
-    diverges at the study's learning rates.
+    Raises:
+        ValueError: for another name than ``"torch"`` (:func:`torch_default_init`) and ``"zeros"``.
     """
     if name == "zeros":
-        return {"kernel_init": nn.initializers.zeros, "bias_init": nn.initializers.zeros}
-    if name == "torch":
-        init = _uniform(1 / math.sqrt(fan_in))
-        return {"kernel_init": init, "bias_init": init}
-    raise ValueError(f"unknown initializer {name!r}; choose torch or zeros")
+        kernel, bias = nn.initializers.zeros, nn.initializers.zeros
+    elif name == "torch":
+        kernel, bias = torch_default_init(fan_in)
+    else:
+        raise ValueError(f"unknown initializer {name!r}; choose torch or zeros")
+    return {"kernel_init": kernel, "bias_init": bias}
+
+
+def logits_dtype(dtype: Any) -> Any:
+    """Type of the last layer: at least float32, because in half precision the logits of close classes tie."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
+class Normalize(nn.Module):
+    """Images in [0, 1] to ``(images - mean) / std`` per channel: the first layer of every network.
+
+    It belongs to the model so that budgets keep their meaning in pixels.
+
+    Attributes:
+        mean, std: one number per channel; ``None`` leaves the images as they are.
+        dtype: what the images are converted to.
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    dtype: Any = jnp.float32
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """``[batch, ..., channels]`` to the same shape.
+
+        Raises:
+            ValueError: if the number of channels is another one or a ``std`` is not positive.
+            TypeError: for integer images.
+        """
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise TypeError(
+                f"images must be floating point in [0, 1], got {images.dtype}; divide 8-bit images by 255 first"
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != images.shape[-1]:
+                raise ValueError(
+                    f"{name} has {len(values)} values but the images have {images.shape[-1]} channels; "
+                    "give one value per channel"
+                )
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+        images = images.astype(self.dtype)
+        if self.mean is not None:
+            images = images - jnp.asarray(self.mean, self.dtype)
+        if self.std is not None:
+            images = images / jnp.asarray(self.std, self.dtype)
+        return images
 
 
 class Dense(nn.Module):
@@ -76,7 +133,11 @@ class Conv(nn.Module):
 
 
 class Norm(nn.Module):
-    """Batch norm with PyTorch's defaults (its momentum 0.1 is 0.9 here), or nothing."""
+    """Batch norm with PyTorch's defaults, or nothing.
+
+    PyTorch's momentum 0.1 is 0.9 here: the weight of the old value. The running variance averages the batches' biased
+    variances, PyTorch's the unbiased ones; they differ by a factor ``n / (n - 1)`` for ``n`` values per channel.
+    """
 
     enabled: bool
     dtype: Any = jnp.float32
@@ -86,21 +147,24 @@ class Norm(nn.Module):
         """Normalise by batch statistics in training and by running statistics otherwise."""
         if not self.enabled:
             return x
-        return nn.BatchNorm(
-            use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype, name="batch_norm"
-        )(x)
+        # Flax's norms promote half precision and their float32 statistics implicitly.
+        with jax.numpy_dtype_promotion("standard"):
+            return nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.9,
+                epsilon=BATCH_NORM_EPSILON,
+                dtype=self.dtype,
+                name="batch_norm",
+            )(x)
 
 
-def normalize(
-    images: jax.Array, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, dtype: Any = jnp.float32
-) -> jax.Array:
-    """Images in [0, 1] to ``(images - mean) / std`` per channel: the first layer of every network.
+class LayerNorm(nn.Module):
+    """Layer norm over the channels, with the epsilon of vision transformers."""
 
-    It belongs to the model so that budgets keep their meaning in pixels; ``None`` leaves the images as they are.
-    """
-    images = images.astype(dtype)
-    if mean is not None:
-        images = images - jnp.asarray(mean, dtype)
-    if std is not None:
-        images = images / jnp.asarray(std, dtype)
-    return images
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[..., channels]`` to the same shape."""
+        with jax.numpy_dtype_promotion("standard"):  # as above
+            return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="layer_norm")(x)

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrobust import curvature
 
 from ._cnn import CNN4, SmallCNN
+from ._layers import BATCH_NORM_EPSILON
 from ._mlp import MLP
 from ._preact_resnet import PreActResNet
 
 Layers = tuple[curvature.Layer, ...]
-_EPSILON = 1e-5
+Pair = tuple[int, int]
 
 
 class _Describer:
@@ -25,7 +26,8 @@ class _Describer:
     def __init__(self, variables: Mapping[str, Any], image_shape: tuple[int, ...], batch_norm: bool) -> None:
         self._params, self._stats = variables["params"], variables.get("batch_stats", {})
         self._batch_norm = batch_norm
-        self.size: tuple[int, int] = (image_shape[0], image_shape[1])
+        # Dense networks take inputs of any shape and do not look at the size.
+        self.size: Pair = (image_shape[0], image_shape[1]) if len(image_shape) == 3 else (1, 1)
 
     def dense(self, name: str) -> Layers:
         return (curvature.Dense(self._params[name]["linear"]["kernel"]),)
@@ -35,11 +37,9 @@ class _Describer:
         pads = ((padding, padding), (padding, padding))
         layer = curvature.Conv(kernel, input_shape=self.size, strides=(strides, strides), padding=pads)
         if advance:
-            rows, columns = (
-                (size + 2 * padding - window) // strides + 1
-                for size, window in zip(self.size, kernel.shape[:2], strict=True)
-            )
-            self.size = (rows, columns)
+            rows, columns = self.size
+            height, width = kernel.shape[:2]
+            self.size = ((rows + 2 * padding - height) // strides + 1, (columns + 2 * padding - width) // strides + 1)
         return (layer,)
 
     def norm(self, *path: str) -> Layers:
@@ -47,13 +47,17 @@ class _Describer:
             return ()
         scale = _at(self._params, path)["batch_norm"]["scale"]
         variance = _at(self._stats, path)["batch_norm"]["var"]
-        return (curvature.BatchNorm(scale, variance, epsilon=_EPSILON),)
+        return (curvature.BatchNorm(scale, variance, epsilon=BATCH_NORM_EPSILON),)
 
 
 def _at(tree: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     for name in path:
         tree = tree[name]
     return tree
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def lipschitz_layers(model: nn.Module, variables: Mapping[str, Any], image_shape: tuple[int, ...]) -> Layers:
@@ -67,12 +71,30 @@ def lipschitz_layers(model: nn.Module, variables: Mapping[str, Any], image_shape
         image_shape: ``(height, width, channels)``.
 
     Raises:
-        ValueError: for any other network.
+        ValueError: for any other network, or variables that are not those of this network for these images.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxrobust import curvature
+        >>> model = MLP(classes=3, widths=(4,))
+        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)))
+        >>> layers = lipschitz_layers(model, variables, (2, 2, 1))
+        >>> len(layers), bool(curvature.lipschitz_upper_bound(layers) > 0)
+        (2, True)
     """
+    if not isinstance(model, (MLP, CNN4, SmallCNN, PreActResNet)):
+        supported = "Linear, MLP, CNN4, SmallCNN, PreActResNet"
+        raise ValueError(f"no layer-wise Lipschitz bound for {type(model).__name__}; there is one for {supported}")
+    wanted = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape), model.dtype))
+    if _shapes(wanted["params"]) != _shapes(variables["params"]):
+        raise ValueError(
+            f"the variables are not those of this {type(model).__name__} for images {image_shape}; "
+            "give one network's variables, without a population axis, and (height, width, channels)"
+        )
     describe = _Describer(variables, image_shape, getattr(model, "batch_norm", False))
     layers: Layers = ()
-    if getattr(model, "std", None) is not None:
-        layers += (curvature.Scale(1 / jnp.asarray(np.asarray(model.std), jnp.float32)),)  # type: ignore[attr-defined]
+    if model.std is not None:
+        layers += (curvature.Scale(1 / jnp.asarray(model.std, jnp.float32)),)
     if isinstance(model, MLP):
         for number in range(len(model.widths)):
             layers += describe.dense(f"dense_{number}")
@@ -84,10 +106,7 @@ def lipschitz_layers(model: nn.Module, variables: Mapping[str, Any], image_shape
         if isinstance(model, CNN4):
             layers += describe.dense("dense_0")
         return layers + describe.dense("head")
-    if isinstance(model, PreActResNet):
-        return layers + _preact_resnet(model, describe)
-    supported = "Linear, MLP, CNN4, SmallCNN, PreActResNet"
-    raise ValueError(f"no layer-wise Lipschitz bound for {type(model).__name__}; there is one for {supported}")
+    return layers + _preact_resnet(model, describe)
 
 
 def _preact_resnet(model: PreActResNet, describe: _Describer) -> Layers:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ._layers import Dense, Initializer, normalize
+from ._layers import Dense, Initializer, Normalize, logits_dtype
 
 
 class MLP(nn.Module):
@@ -19,7 +19,7 @@ class MLP(nn.Module):
         widths: units of the hidden layers.
         initializer: ``"torch"`` or, for softmax regression, ``"zeros"``.
         mean, std: normalisation per channel inside the model, off by default.
-        dtype: of the computation; parameters are float32.
+        dtype: of the computation; parameters are float32, logits at least.
     """
 
     classes: int
@@ -33,13 +33,17 @@ class MLP(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images ``[batch, ...]`` to logits ``[batch, classes]``."""
         del train
-        x = normalize(images, self.mean, self.std, self.dtype).reshape(images.shape[0], -1)
+        x = Normalize(self.mean, self.std, self.dtype)(images).reshape(images.shape[0], -1)
         for number, width in enumerate(self.widths):
             x = nn.relu(Dense(width, self.initializer, self.dtype, name=f"dense_{number}")(x))
-        return Dense(self.classes, self.initializer, self.dtype, name="head")(x)
+        return Dense(self.classes, self.initializer, logits_dtype(self.dtype), name="head")(x)
 
 
 class Linear(MLP):
-    """Softmax regression."""
+    """Softmax regression.
+
+    Trained by SGD from ``initializer="zeros"``, its logits do not react at all to noise in frequencies that the
+    training images do not contain.
+    """
 
     widths: tuple[int, ...] = ()

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ._layers import Conv, Dense, Norm, normalize
+from ._layers import Conv, Dense, Norm, Normalize, logits_dtype
 
 
 class PreActBlock(nn.Module):
@@ -38,15 +38,24 @@ class PreActBlock(nn.Module):
 class PreActResNet(nn.Module):
     """Pre-activation ResNet (He et al., 2016) as the optimizer-robustness study used it.
 
-    No biases in convolutions, no norm or ReLU after the last block, average pooling over the whole remaining map
-    (4x4 for 32x32 images, 7x7 for 224x224, as published).
+    No biases in convolutions, no norm or ReLU after the last block. Padding is explicit and symmetric as in PyTorch;
+    XLA's "SAME" would shift the windows of strided convolutions by a pixel. Without batch norm the network is
+    positively homogeneous up to the bias ``b`` of its last layer: ``f(a x) - b = a (f(x) - b)`` for ``a >= 0``.
+
+    Departures from the published network:
+
+    1. The last feature map is averaged as a whole. That is the published 4x4 window for images of 32x32 (and 28x28,
+       whose map is 4x4 as well) and 7x7 for 224x224; for other sizes, where the fixed windows would not fit or would
+       leave several cells, this network needs no change.
 
     Attributes:
         classes: number of logits.
         stage_sizes: blocks per stage; the first stage keeps the resolution, each other one halves it.
         width: channels of the first stage, doubled in each following one.
         stem: ``"small"``, a 3x3 convolution, or ``"large"``, a 7x7 convolution with stride 2 and a max pool.
-        batch_norm: off in the study's main comparison.
+        batch_norm: before every ReLU; off in the study's main comparison.
+        mean, std: normalisation per channel inside the model, off by default.
+        dtype: of the computation; parameters, running statistics and logits are at least float32.
     """
 
     classes: int
@@ -61,7 +70,7 @@ class PreActResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images ``[batch, height, width, channels]`` to logits ``[batch, classes]``."""
-        x = normalize(images, self.mean, self.std, self.dtype)
+        x = Normalize(self.mean, self.std, self.dtype)(images)
         if self.stem == "large":
             x = Conv(self.width, (7, 7), 2, 3, use_bias=False, dtype=self.dtype, name="stem")(x)
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
@@ -74,8 +83,12 @@ class PreActResNet(nn.Module):
                 strides = 2 if stage > 0 and block == 0 else 1
                 name = f"stage_{stage}_block_{block}"
                 x = PreActBlock(self.width * 2**stage, strides, self.batch_norm, self.dtype, name=name)(x, train)
-        return Dense(self.classes, dtype=self.dtype, name="head")(x.mean((1, 2)))
+        return Dense(self.classes, dtype=logits_dtype(self.dtype), name="head")(x.mean((1, 2)))
 
 
 class PreActResNet18(PreActResNet):
-    """The 18-layer network: 11,164,362 parameters without batch norm for 32x32x3 images and 10 classes."""
+    """The 18-layer network: two blocks in each of four stages.
+
+    Without batch norm it has 11,164,362 parameters for 10 classes and the small stem, 11,172,042 with the large one,
+    whatever the size of the (RGB) images.
+    """

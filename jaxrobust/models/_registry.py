@@ -8,8 +8,10 @@ from typing import Any
 import flax.linen as nn
 
 from ._cnn import CNN4, SmallCNN
+from ._m5 import M5
 from ._mlp import MLP, Linear
 from ._preact_resnet import PreActResNet18
+from ._vit import vit_b16, vit_small
 
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "linear": Linear,
@@ -17,8 +19,12 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": SmallCNN,
     "cnn4": CNN4,
     "preact_resnet18": PreActResNet18,
+    "vit_small": vit_small,
+    "vit_b16": vit_b16,
+    "m5": M5,
 }
 _WITH_BATCH_NORM = ("small_cnn", "cnn4", "preact_resnet18")
+_ALWAYS_BATCH_NORM = ("m5",)
 
 
 def names() -> tuple[str, ...]:
@@ -27,26 +33,40 @@ def names() -> tuple[str, ...]:
 
 
 def create(
-    name: str, *, classes: int, image_shape: tuple[int, ...], batch_norm: bool = False, **options: Any
+    name: str, classes: int, image_shape: tuple[int, ...], batch_norm: bool = False, **options: Any
 ) -> nn.Module:
     """Make a network for images of a given shape.
 
     Args:
         name: one of :func:`names`.
         classes: number of logits.
-        image_shape: ``(height, width, channels)``; it decides the stem of the residual networks.
-        batch_norm: whether to use batch norm; only for networks that have a version with it.
+        image_shape: ``(height, width, channels)``, for ``"m5"`` ``(samples, channels)``. It decides the stem of
+            ``"preact_resnet18"`` (the large one from 128 pixels) and the patches of ``"vit_small"`` (4x4 up to 64
+            pixels, else 16x16).
+        batch_norm: whether to use batch norm; only for networks that have a version with it. ``"m5"`` always has it.
         **options: further attributes of the module, e.g. ``widths=(256, 256)`` for the MLP.
 
     Raises:
-        ValueError: for an unknown name, listing the names, or batch norm where there is none.
+        ValueError: for an unknown name, listing the names, an image shape of the wrong kind, or batch norm where there
+            is none.
+
+    Example:
+        >>> create("mlp", classes=10, image_shape=(28, 28, 1), widths=(256,)).widths
+        (256,)
     """
     if name not in _NETWORKS:
         raise ValueError(f"unknown network {name!r}; choose one of {', '.join(_NETWORKS)}")
+    axes = {"linear": None, "mlp": None, "m5": 2}.get(name, 3)
+    if axes is not None and len(image_shape) != axes:
+        wanted = "(samples, channels)" if axes == 2 else "(height, width, channels)"
+        raise ValueError(f"image_shape for {name!r} must be {wanted}, got {image_shape}")
     if name in _WITH_BATCH_NORM:
         options["batch_norm"] = batch_norm
-    elif batch_norm:
-        raise ValueError(f"the network {name!r} has no batch norm; those that do: {', '.join(_WITH_BATCH_NORM)}")
+    elif batch_norm and name not in _ALWAYS_BATCH_NORM:
+        having = ", ".join(_WITH_BATCH_NORM + _ALWAYS_BATCH_NORM)
+        raise ValueError(f"the network {name!r} has no batch norm; those that do: {having}")
     if name == "preact_resnet18" and image_shape[0] >= 128:
         options.setdefault("stem", "large")
+    if name == "vit_small" and image_shape[0] <= 64:
+        options.setdefault("patch_size", 4)
     return _NETWORKS[name](classes=classes, **options)

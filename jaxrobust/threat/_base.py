@@ -21,8 +21,15 @@ class ThreatModel(Protocol):
     scalar, or one radius per example ``[batch]``, in the units of the images ([0, 1] unless ``bounds`` say otherwise).
     """
 
-    eps: Any
-    bounds: Bounds
+    @property
+    def eps(self) -> Any:
+        """Radius."""
+        ...
+
+    @property
+    def bounds(self) -> Bounds:
+        """Valid pixel range."""
+        ...
 
     def norm(self, perturbation: jax.Array) -> jax.Array:
         """Norm of each perturbation, ``[batch]``."""

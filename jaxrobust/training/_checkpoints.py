@@ -39,7 +39,9 @@ class Checkpoints:
     def _manager(self, name: str) -> ocp.CheckpointManager:
         if name not in self._managers:
             options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, save_interval_steps=self._every)
-            self._managers[name] = ocp.CheckpointManager(self._directory / name, options=options)
+            self._managers[name] = ocp.CheckpointManager(
+                self._directory / name, options=options, item_handlers=ocp.StandardCheckpointHandler()
+            )
         return self._managers[name]
 
     def save(self, name: str, step: int, tree: Any) -> None:
@@ -62,13 +64,17 @@ class Checkpoints:
         if step is None:
             return 0, tree
         template = jax.tree.map(_key_data, tree)
+        mismatch = (
+            f"the checkpoint {self._directory / name / str(step)} does not fit this network and optimizer; use the "
+            "settings it was made with, or another folder"
+        )
+        # Orbax reports a wrong shape from a background task, with a page of tracebacks: look before restoring.
+        if _shapes(manager.item_metadata(step)) != _shapes(template):
+            raise ValueError(mismatch)
         try:
             restored = manager.restore(step, args=ocp.args.StandardRestore(template))
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"the checkpoint {self._directory / name / str(step)} does not fit this network and optimizer: "
-                f"{error}; use the settings it was made with, or another folder"
-            ) from error
+            raise ValueError(f"{mismatch} ({error})") from error
         return step, jax.tree.map(_like, tree, restored)
 
     def close(self) -> None:
@@ -77,6 +83,11 @@ class Checkpoints:
             manager.wait_until_finished()
             manager.close()
         self._managers.clear()
+
+
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    """Shapes of all leaves, in an order that does not depend on how the containers are represented."""
+    return sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def _is_key(leaf: Any) -> bool:

@@ -130,7 +130,11 @@ def train_population(
             full = np.stack([order for order, _ in orders])
             totals = {name: np.zeros(len(keys), np.float32) for name in metrics}
             # The last partial batch has a shape, and so a compiled step, of its own.
-            parts = [full] if orders[0][1] is None else [full, np.stack([rest for _, rest in orders])[:, None]]
+            parts = (
+                [full]
+                if orders[0][1] is None
+                else [full, np.stack([rest for _, rest in orders if rest is not None])[:, None]]
+            )
             for order in (part for part in parts if part.size):
                 states, sums = run_steps(step, rates[chunk], states, data, order)
                 totals = {name: total + np.asarray(sums[name]) for name, total in totals.items()}

@@ -49,7 +49,7 @@ class Apply(Protocol):
 def linen_apply(model: nn.Module) -> Apply:
     """The :class:`Apply` function of a Flax Linen module whose ``__call__`` takes ``train``."""
 
-    def apply(variables: Any, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> tuple[jax.Array, Any]:
+    def apply(variables: Any, images: jax.Array, *, train: bool, key: jax.Array | None = None) -> Any:
         model_state = {name: value for name, value in variables.items() if name != "params"}
         if not train:
             return model.apply(variables, images, train=False), model_state

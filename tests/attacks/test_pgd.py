@@ -143,13 +143,12 @@ def test_cross_entropy_pgd_overestimates_where_multi_targeted_does_not(key):
     assert survivors["mt"] <= survivors["ce"]
 
 
-def test_targeted_reaches_the_target(problem, key):
-    images, _, logits_fn = problem
-    targets = (logits_fn(images).argmax(-1) + 1) % CLASSES
-    adversarial = attacks.pgd(Linf(1.0), steps=30, targeted=True)(key, logits_fn, images, targets)
-    before, after = (losses.cross_entropy(logits_fn(x), targets) for x in (images, adversarial))
-    assert bool((after < before - 0.5).all())
-    assert float((logits_fn(adversarial).argmax(-1) == targets).mean()) > 0.5
+def test_targeted_reaches_the_target(key):
+    _, logits_fn, images, labels = _linear_problem()
+    targets = (labels + 1) % CLASSES
+    attack = attacks.pgd(Linf(2.0, bounds=None), steps=20, targeted=True)
+    adversarial = attack(key, logits_fn, images, targets)
+    assert float((logits_fn(adversarial).argmax(-1) == targets).mean()) > 0.9
 
 
 def test_keep_best_never_worse_than_the_start(problem, key):

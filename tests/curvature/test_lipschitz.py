@@ -223,7 +223,7 @@ def test_scale_and_batch_norm(p):
     [
         ("gelu", partial(jax.nn.gelu, approximate=False)),
         ("gelu_tanh", partial(jax.nn.gelu, approximate=True)),
-        *((name, getattr(jax.nn, name)) for name in set(ACTIVATION_CONSTANTS) - {"gelu", "gelu_tanh"}),
+        *((name, getattr(jax.nn, name)) for name in sorted(set(ACTIVATION_CONSTANTS) - {"gelu", "gelu_tanh"})),
     ],
 )
 def test_activation_constants_are_the_largest_slopes(float64, name, function):

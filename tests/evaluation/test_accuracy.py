@@ -18,7 +18,7 @@ def problem():
     images = rng.uniform(size=(23, 3, 3, 1)).astype(np.float32)
     weights = jnp.asarray(rng.normal(size=(9, 6)), jnp.float32)
     logits_fn = functools.partial(network, weights)
-    labels = np.asarray(logits_fn(jnp.asarray(images)).argmax(-1))
+    labels = np.array(logits_fn(jnp.asarray(images)).argmax(-1))
     labels[:5] = (labels[:5] + 1) % 6
     return logits_fn, images, labels
 
