@@ -22,7 +22,14 @@ def torch_default_init(fan_in: int) -> tuple[nn.initializers.Initializer, nn.ini
 
     Args:
         fan_in: number of inputs of one output unit; for convolutions kernel size times input channels.
+
+    Raises:
+        ValueError: if there are no inputs.
     """
+    if fan_in < 1:
+        raise ValueError(
+            "a layer gets no inputs: the images are too small for this network, or their axes are mixed up"
+        )
     bound = 1 / math.sqrt(fan_in)
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:

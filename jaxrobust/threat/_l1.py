@@ -57,7 +57,7 @@ class L1(Box):
         room = None if images is None else self.room(flatten(images))
         size = jnp.abs(flat)
         limit = size if room is None else jnp.minimum(size, jnp.where(flat >= 0, room[1], -room[0]))
-        eps = jnp.broadcast_to(jnp.asarray(self.eps, flat.dtype).reshape(-1), flat.shape[:1])
+        eps = jnp.broadcast_to(self.radius(flat).reshape(-1), flat.shape[:1])
         threshold = jax.vmap(_threshold)(size, limit, eps)
         kept = jnp.minimum(jnp.maximum(size - threshold[:, None], 0), limit)
         return (jnp.sign(flat) * kept).reshape(perturbation.shape)

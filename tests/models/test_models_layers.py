@@ -28,11 +28,11 @@ def assert_uniform(values, bound):
     [
         (models.MLP(60, (80,)), (4, 4, 3)),
         (models.CNN4(60), (6, 6, 3)),
-        (models.PreActResNet(60, (1, 1), width=8), (8, 8, 3)),
+        (models.PreActResNet(60, (1,), width=8), (4, 4, 3)),
         (models.M5(60, features=(52, 8, 8, 52)), (1024, 1)),
         (models.ViT(60, patch_size=4, width=64, depth=1, heads=4, mlp_width=80), (8, 8, 3)),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, jax.Array | object) else "",
+    ids=["mlp", "cnn4", "preact_resnet", "m5", "vit"],
 )
 def test_kernels_and_biases_are_as_in_pytorch(model, shape):
     flat = jax.tree.leaves_with_path(jax.jit(model.init)(KEY, jnp.zeros((1, *shape)))["params"])
@@ -54,6 +54,8 @@ def test_initialiser_pair():
     assert_uniform(bias(KEY, (400,), jnp.float32), 0.2)
     with pytest.raises(ValueError, match="choose torch or zeros"):
         models.Linear(2, initializer="normal").init(KEY, jnp.zeros((1, 2, 2, 1)))
+    with pytest.raises(ValueError, match="the images are too small for this network"):
+        jax.eval_shape(models.CNN4(2).init, KEY, jnp.zeros((1, 1, 28, 28)))
 
 
 def test_normalize():

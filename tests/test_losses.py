@@ -1,0 +1,97 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrobust import losses
+
+LOGITS = jnp.asarray([[2.0, 5.0, 1.0, -1.0], [0.0, 1.0, 4.0, 2.0]])
+LABELS = jnp.asarray([1, 0])
+TARGETS = jnp.asarray([0, 3])
+
+
+def test_closed_forms():
+    np.testing.assert_allclose(losses.cross_entropy(jnp.zeros((1, 4)), LABELS[:1]), [np.log(4)], rtol=1e-6)
+    np.testing.assert_allclose(losses.margin(LOGITS, LABELS), [-3.0, 4.0])
+    np.testing.assert_allclose(losses.logit_difference(LOGITS, LABELS, TARGETS), [-3.0, 2.0])
+    # Sorted: 5 2 1 -1 and 4 2 1 0.
+    np.testing.assert_allclose(losses.dlr(LOGITS, LABELS), [-3 / 4, 4 / 3], rtol=1e-6)
+    np.testing.assert_allclose(losses.targeted_dlr(LOGITS, LABELS, TARGETS), [-3 / 5, 2 / 3.5], rtol=1e-6)
+
+
+def test_margin_is_positive_exactly_where_misclassified():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(50, 6)), jnp.float32)
+    labels = jnp.asarray(np.random.default_rng(1).integers(6, size=50))
+    np.testing.assert_array_equal(losses.margin(logits, labels) > 0, logits.argmax(-1) != labels)
+
+
+@settings(max_examples=20, deadline=None)
+@given(shift=st.floats(-50, 50), scale=st.floats(0.1, 20))
+def test_dlr_is_invariant_to_shift_and_scale(shift, scale):
+    for loss in (lambda z: losses.dlr(z, LABELS), lambda z: losses.targeted_dlr(z, LABELS, TARGETS)):
+        np.testing.assert_allclose(loss(scale * LOGITS + shift), loss(LOGITS), rtol=1e-3)
+
+
+def test_label_smoothing_mixes_with_the_uniform_distribution():
+    smoothed = losses.cross_entropy(LOGITS, LABELS, label_smoothing=0.2)
+    uniform = -jax.nn.log_softmax(LOGITS).mean(-1)
+    np.testing.assert_allclose(smoothed, 0.8 * losses.cross_entropy(LOGITS, LABELS) + 0.2 * uniform, rtol=1e-5)
+    np.testing.assert_allclose(losses.smooth_labels(LABELS, 4, 0.2).sum(-1), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(losses.smooth_labels(LABELS, 4, 0.2)[0], [0.05, 0.85, 0.05, 0.05], rtol=1e-5)
+
+
+def test_kl_divergence():
+    p, q = LOGITS[:1], LOGITS[1:]
+    expected = (jax.nn.softmax(p) * (jax.nn.log_softmax(p) - jax.nn.log_softmax(q))).sum()
+    np.testing.assert_allclose(losses.kl_divergence(p, q)[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(losses.kl_divergence(p, p), [0.0], atol=1e-7)
+    assert float(losses.kl_divergence(p, q)[0]) > 0
+
+
+ALL = {
+    "cross_entropy": losses.cross_entropy,
+    "smoothed": lambda z, y: losses.cross_entropy(z, y, label_smoothing=0.1),
+    "margin": losses.margin,
+    "dlr": losses.dlr,
+    "targeted_dlr": lambda z, y: losses.targeted_dlr(z, y, (y + 1) % z.shape[-1]),
+    "kl": lambda z, y: losses.kl_divergence(z, jnp.flip(z, -1)),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_finite_for_huge_logits_and_ties(name):
+    for logits in (1e4 * LOGITS, jnp.zeros((2, 4)), -1e4 * LOGITS):
+        value, gradient = jax.value_and_grad(lambda z: ALL[name](z, LABELS).sum())(logits)
+        assert bool(jnp.isfinite(value))
+        assert bool(jnp.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_value_depends_on_its_own_example(name):
+    jacobian = jax.jacobian(lambda z: ALL[name](z, LABELS))(LOGITS)
+    assert not jacobian[0, 1].any()
+    assert not jacobian[1, 0].any()
+
+
+def test_cross_entropy_gradient_is_softmax_minus_one_hot():
+    gradient = jax.grad(lambda z: losses.cross_entropy(z, LABELS).sum())(LOGITS)
+    np.testing.assert_allclose(gradient, jax.nn.softmax(LOGITS) - jax.nn.one_hot(LABELS, 4), atol=1e-6)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"at least 3 classes, got 2; use losses\.margin"):
+        losses.dlr(LOGITS[:, :2], LABELS)
+    with pytest.raises(ValueError, match=r"at least 4 classes, got 3; use losses\.logit_difference"):
+        losses.targeted_dlr(LOGITS[:, :3], LABELS, TARGETS)
+    with pytest.raises(TypeError, match="integer"):
+        losses.cross_entropy(LOGITS, jnp.zeros(2))
+    with pytest.raises(ValueError, match=r"\[batch\] = \(2,\), got \(3,\)"):
+        losses.margin(LOGITS, jnp.zeros(3, jnp.int32))
+    with pytest.raises(ValueError, match=r"\[batch, classes\]"):
+        losses.cross_entropy(LOGITS[0], LABELS)
+    with pytest.raises(ValueError, match="smoothing must lie in"):
+        losses.smooth_labels(LABELS, 4, 1.5)
+    with pytest.raises(ValueError, match="both logits"):
+        losses.kl_divergence(LOGITS, LOGITS[:1])

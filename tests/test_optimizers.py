@@ -1,0 +1,130 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrobust import linear_models, optimizers
+
+
+def apply(optimizer, gradients, params=None):
+    params = jnp.zeros(len(gradients[0])) if params is None else params
+    state = optimizer.init(params)
+    for gradient in gradients:
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(jnp.asarray(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+GRADIENT = [3.0, -0.2]
+
+
+@pytest.mark.parametrize(("name", "factor"), [("adam", 1.0), ("rmsprop", 10.0), ("sign_sgd", 1.0), ("adagrad", 1.0)])
+def test_first_step_from_zero_state(name, factor):
+    # Check 7.6-1: RMSProp with decay 0.99 moves 1 / sqrt(1 - 0.99) = 10 learning rates.
+    moved = apply(optimizers.by_name(name)(0.01), [GRADIENT])
+    np.testing.assert_allclose(moved, [-0.01 * factor, 0.01 * factor], rtol=1e-4)
+
+
+def test_limits_are_sign_descent():
+    # Check 7.6-2.
+    gradients = [[0.5, -2.0], [0.1, 3.0], [-4.0, 0.2]]
+    expected = apply(optimizers.sign_sgd(0.01), gradients)
+    np.testing.assert_allclose(apply(optimizers.adam(0.01, b1=0.0, b2=0.0), gradients), expected, rtol=1e-5)
+    np.testing.assert_allclose(apply(optimizers.rmsprop(0.01, decay=0.0), gradients), expected, rtol=1e-5)
+
+
+def test_zero_gradient_without_epsilon():
+    zero = [[0.0]]
+    assert np.isnan(apply(optimizers.adam(0.01, eps=0.0), zero)).all()
+    assert np.isnan(apply(optimizers.rmsprop(0.01, eps=0.0), zero)).all()
+    assert apply(optimizers.sign_sgd(0.01), zero).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("make", "final"),
+    [
+        (optimizers.rmsprop, -5.3878),
+        (lambda rate: optax.rmsprop(rate, decay=0.99, eps=1e-8, initial_scale=0.0), -5.3835),
+        (optax.rmsprop, -4.6651),
+    ],
+    ids=["ours", "eps in sqrt", "optax default"],
+)
+def test_configurations_are_told_apart_by_the_linear_study(float64, make, final):
+    # Check 7.6-3: the irrelevant weight at the end of setting E8.
+    problem = linear_models.published_problem(jnp.float64)
+    start = linear_models.published_initial_weights(jnp.float64)
+    run = linear_models.train(problem, make(0.01), start, 200_000, record_at=[200_000])
+    assert abs(float(run.weights[-1, 2]) - final) < 2e-3
+
+
+def test_momentum_reaches_ten_steps_per_step():
+    moved = [apply(optimizers.momentum(0.01), [[1.0]] * steps) for steps in (200, 201)]
+    assert float(moved[0][0] - moved[1][0]) == pytest.approx(0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize("total", [200 * 12, 7])
+def test_step_decay(total):
+    schedule = optimizers.step_decay(0.3, total)
+    half, late = round(0.5 * total), round(0.75 * total)
+    found = [float(schedule(step)) for step in (half - 1, half, late - 1, late, total)]
+    np.testing.assert_allclose(found, [0.3, 0.03, 0.03, 0.003, 0.003], rtol=1e-5)
+
+
+def test_warmup_cosine():
+    schedule = optimizers.warmup_cosine(1.0, 100, warmup=0.1)
+    assert float(schedule(0)) == pytest.approx(0.1)
+    assert float(schedule(9)) == pytest.approx(1.0)
+    assert float(schedule(55)) == pytest.approx(0.5, abs=0.01)
+    assert float(schedule(100)) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
+def test_every_optimizer_descends_a_quadratic_and_keeps_the_dtype(float64, name, dtype):
+    params = {"a": jnp.asarray([1.0, -2.0], dtype), "b": jnp.asarray(0.5, dtype)}
+    optimizer = optimizers.by_name(name)(0.02)
+    state = optimizer.init(params)
+
+    def loss(params):
+        return sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(params))
+
+    @jax.jit
+    def step(params, state):
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    before = float(loss(params))
+    for _ in range(20):
+        params, state = step(params, state)
+    assert float(loss(params)) < 0.9 * before
+    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_traced_learning_rates(name):
+    factory, rates = optimizers.by_name(name), jnp.asarray([0.01, 0.1])
+    gradients = [[0.5, -2.0], [0.1, 3.0]]
+    together = jax.vmap(lambda rate: apply(factory(rate), gradients))(rates)
+    separate = jnp.stack([apply(factory(float(rate)), gradients) for rate in rates])
+    np.testing.assert_allclose(together, separate, rtol=1e-5)
+    structures = {jax.tree.structure(factory(rate).init(jnp.zeros(2))) for rate in (0.01, 0.1)}
+    assert len(structures) == 1
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="choose one of sgd, momentum"):
+        optimizers.by_name("sdg")
+    for rate in (0, -0.1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="learning rate must be finite and above 0"):
+            optimizers.adam(rate)
+    with pytest.raises(ValueError, match=r"b1 must lie in \[0, 1\), got 1"):
+        optimizers.adam(0.1, b1=1.0)
+    with pytest.raises(ValueError, match="nesterov needs"):
+        optimizers.sgd(0.1, nesterov=True)
+    with pytest.raises(ValueError, match="weight_decay"):
+        optimizers.adamw(0.1, weight_decay=-1)
+    with pytest.raises(ValueError, match="total_steps"):
+        optimizers.step_decay(0.1, 0)
