@@ -82,16 +82,16 @@ def test_bound_of_softmax_regression_is_the_norm_of_its_jacobian():
         np.testing.assert_allclose(bound, np.linalg.norm(np.asarray(jacobian), p), rtol=1e-4)
 
 
-@pytest.mark.parametrize("p", [1, 2, math.inf])
-def test_no_slope_exceeds_the_bound(p):
+def test_no_slope_exceeds_the_bound():
     model, shape = NETWORKS["small_cnn with batch norm"]
     variables = positive_variables(model, shape)
     images = 3 * jax.random.normal(KEY, (40, *shape))
     logits = np.asarray(jax.jit(model.apply)(variables, images))
-    bound = curvature.lipschitz_upper_bound(models.lipschitz_layers(model, variables, shape), p, convolution="fourier")
+    layers = models.lipschitz_layers(model, variables, shape)
     outputs, distances = np.diff(logits, axis=0), np.diff(np.asarray(images).reshape(40, -1), axis=0)
-    slopes = np.linalg.norm(outputs, p, axis=1) / np.linalg.norm(distances, p, axis=1)
-    assert 0 < slopes.max() < bound
+    for p in (1, 2, math.inf):
+        slopes = np.linalg.norm(outputs, p, axis=1) / np.linalg.norm(distances, p, axis=1)
+        assert 0 < slopes.max() < curvature.lipschitz_upper_bound(layers, p, convolution="fourier")
 
 
 def test_cnn4_at_initialisation():
