@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,32 +26,37 @@ def gaussian_noise(variance: float, *, bounds: tuple[float, float] | None = (0.0
     if isinstance(variance, (int, float, np.number)) and not variance >= 0:
         raise ValueError(f"variance must be at least 0, got {variance}")
 
-    @jax.jit
-    def perturb(keys: jax.Array, images: jax.Array) -> jax.Array:
-        draw = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))
-        noisy = images + jnp.sqrt(jnp.asarray(variance, images.dtype)) * draw(keys)
-        return noisy if bounds is None else jnp.clip(noisy, *bounds)
-
     def attack(key: jax.Array, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array) -> jax.Array:
         del logits_fn
         images, labels = jnp.asarray(images), jnp.asarray(labels)
         check_inputs(images, labels)
-        return perturb(example_keys(key, images.shape[0]), images)
+        return _add_gaussian(example_keys(key, images.shape[0]), images, jnp.asarray(variance, images.dtype), bounds)
 
     return attack
+
+
+@partial(jax.jit, static_argnums=3)
+def _add_gaussian(
+    keys: jax.Array, images: jax.Array, variance: jax.Array, bounds: tuple[float, float] | None
+) -> jax.Array:
+    # Compiled once for all variances: the random numbers are what takes long to compile.
+    noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
+    noisy = images + jnp.sqrt(variance) * noise
+    return noisy if bounds is None else jnp.clip(noisy, *bounds)
 
 
 def uniform_noise(threat: ThreatModel) -> Attack:
     """A uniform draw from the threat model's ball, kept within its bounds: the random start of :func:`pgd`."""
 
-    @jax.jit
-    def perturb(keys: jax.Array, images: jax.Array) -> jax.Array:
-        return threat.clip(images + threat.sample(keys, images))
-
     def attack(key: jax.Array, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array) -> jax.Array:
         del logits_fn
         images, labels = jnp.asarray(images), jnp.asarray(labels)
         check_inputs(images, labels)
-        return perturb(example_keys(key, images.shape[0]), images)
+        return _add_uniform(threat, example_keys(key, images.shape[0]), images)
 
     return attack
+
+
+@jax.jit
+def _add_uniform(threat: ThreatModel, keys: jax.Array, images: jax.Array) -> jax.Array:
+    return threat.clip(images + threat.sample(keys, images))

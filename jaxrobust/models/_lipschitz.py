@@ -86,10 +86,10 @@ def lipschitz_layers(model: nn.Module, variables: Mapping[str, Any], image_shape
         supported = "Linear, MLP, CNN4, SmallCNN, PreActResNet"
         raise ValueError(f"no layer-wise Lipschitz bound for {type(model).__name__}; there is one for {supported}")
     wanted = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape), model.dtype))
-    if _shapes(wanted["params"]) != _shapes(variables["params"]):
+    if _shapes(dict(wanted)) != _shapes({name: variables.get(name, {}) for name in wanted}):
         raise ValueError(
-            f"the variables are not those of this {type(model).__name__} for images {image_shape}; "
-            "give one network's variables, without a population axis, and (height, width, channels)"
+            f"the variables are not those of this {type(model).__name__} for images {image_shape}; give one network's "
+            "variables, without a population axis but with running statistics, and (height, width, channels)"
         )
     describe = _Describer(variables, image_shape, getattr(model, "batch_norm", False))
     layers: Layers = ()

@@ -132,3 +132,5 @@ def test_errors():
         models.lipschitz_layers(model, variables, (6, 6, 3))
     with pytest.raises(ValueError, match="without a population axis"):
         models.lipschitz_layers(model, jax.tree.map(lambda leaf: leaf[None], variables), (6, 6, 1))
+    with pytest.raises(ValueError, match="with running statistics"):
+        models.lipschitz_layers(model.clone(batch_norm=True), {"params": variables["params"]}, (6, 6, 1))
