@@ -58,8 +58,7 @@ class L1(Box):
         size = jnp.abs(flat)
         limit = size if room is None else jnp.minimum(size, jnp.where(flat >= 0, room[1], -room[0]))
         eps = jnp.broadcast_to(self.radius(flat).reshape(-1), flat.shape[:1])
-        threshold = jax.vmap(_threshold)(size, limit, eps)
-        kept = jnp.minimum(jnp.maximum(size - threshold[:, None], 0), limit)
+        kept = jax.vmap(_shrink)(size, limit, eps)
         return (jnp.sign(flat) * kept).reshape(perturbation.shape)
 
     def sample(self, key: jax.Array, images: jax.Array) -> jax.Array:
@@ -78,20 +77,24 @@ class L1(Box):
         return inside if room is None else jnp.clip(inside, *room)
 
 
-def _threshold(size: jax.Array, limit: jax.Array, eps: jax.Array) -> jax.Array:
-    """Smallest ``t >= 0`` with ``sum_i min(max(size_i - t, 0), limit_i) <= eps``, where ``limit <= size``.
+def _shrink(size: jax.Array, limit: jax.Array, eps: jax.Array) -> jax.Array:
+    """``min(max(size - t, 0), limit)`` for the smallest ``t >= 0`` with a sum of at most ``eps``; ``limit <= size``.
 
     Walking ``t`` down from the largest size, pixel ``i`` starts to grow at ``size_i`` and stops at
-    ``size_i - limit_i``; between breakpoints the norm grows with the number of growing pixels as its slope.
+    ``size_i - limit_i``; between breakpoints the sum grows with the number of growing pixels as its slope. Sizes are
+    measured from the largest one: what is kept is at most ``eps``, and would be lost in the rounding of large sizes.
     """
-    points = jnp.concatenate([size, size - limit])
+    largest = size.max(initial=0)
+    shifted = size - largest
+    points = jnp.concatenate([shifted, shifted - limit])
     slopes = jnp.concatenate([jnp.ones_like(size), -jnp.ones_like(size)])
     order = jnp.argsort(points, descending=True)
     points, slopes = points[order], jnp.cumsum(slopes[order])
-    below = jnp.concatenate([points[1:], jnp.zeros_like(points[:1])])
-    reached = jnp.cumsum(slopes * (points - below))  # the norm at the lower end of each piece
-    # The first piece that reaches eps holds the solution; if none does, the clipped point is inside already.
-    piece = jnp.argmax(reached >= eps)
+    below = jnp.concatenate([points[1:], jnp.full_like(points[:1], -largest)])
+    reached = jnp.cumsum(slopes * (points - below))  # the sum at the lower end of each piece
+    piece = jnp.argmax(reached >= eps)  # the first piece that reaches eps holds the solution
     slope = slopes[piece]
-    solution = below[piece] + (reached[piece] - eps) / jnp.where(slope > 0, slope, 1)
-    return jnp.where(limit.sum() > eps, jnp.clip(solution, below[piece], points[piece]), 0)
+    threshold = below[piece] + (reached[piece] - eps) / jnp.where(slope > 0, slope, 1)
+    threshold = jnp.clip(threshold, below[piece], points[piece])
+    kept = jnp.minimum(jnp.maximum(shifted - threshold, 0), limit)
+    return jnp.where(limit.sum() > eps, kept, limit)
