@@ -79,17 +79,35 @@ def test_projection_is_the_nearest_point(float64, make, boxed, eps):
         assert bool((((p - nearest) * (q - nearest)).sum((1, 2, 3)) <= 1e-9).all())
 
 
+def l1_by_bisection(image, start, eps):
+    """The projection of one perturbation onto ball and box, in float64."""
+    image, start = np.asarray(image, np.float64), np.asarray(start, np.float64)
+
+    def at(threshold):
+        soft = np.sign(start) * np.maximum(np.abs(start) - threshold, 0)
+        return np.clip(soft, -image, 1 - image)
+
+    return at(brentq(lambda t: np.abs(at(t)).sum() - eps, 0, np.abs(start).max(), xtol=1e-14, rtol=1e-15))
+
+
 def test_l1_box_projection_agrees_with_bisection(float64):
     x, p, eps = images(3, dtype=np.float64), draw(4, dtype=np.float64), 1.3
-    found = np.asarray(L1(eps).project(p, x))
-    for image, start, ours in zip(np.asarray(x), np.asarray(p), found, strict=True):
+    for image, start, ours in zip(x, p, L1(eps).project(p, x), strict=True):
+        np.testing.assert_allclose(ours, l1_by_bisection(image, start, eps), atol=1e-10)
 
-        def at(threshold, image=image, start=start):
-            soft = np.sign(start) * np.maximum(np.abs(start) - threshold, 0)
-            return np.clip(soft, -image, 1 - image)
 
-        threshold = brentq(lambda t, at=at: np.abs(at(t)).sum() - eps, 0, np.abs(start).max(), xtol=1e-14)
-        np.testing.assert_allclose(ours, at(threshold), atol=1e-10)
+@pytest.mark.parametrize("scale", [0.1, 50.0, 1e3, "mixed"])
+@pytest.mark.parametrize("eps", [0.01, 12.0])
+def test_l1_projection_in_float32_agrees_with_bisection_in_float64(scale, eps):
+    """Sums of sizes 1e5 times the radius would lose it in rounding."""
+    rng = np.random.default_rng(2)
+    sizes = 10.0 ** rng.uniform(-4, 4, size=(4, 784)) if scale == "mixed" else scale
+    p = (rng.normal(size=(4, 784)) * sizes).astype(np.float32)
+    x = rng.uniform(size=p.shape).astype(np.float32)
+    found = np.asarray(L1(eps).project(jnp.asarray(p), jnp.asarray(x)), np.float64)
+    wanted = np.stack([l1_by_bisection(image, start, eps) for image, start in zip(x, p, strict=True)])
+    assert np.abs(found).sum(1).max() <= eps * (1 + 1e-5)
+    assert np.abs(found - wanted).sum(1).max() <= 1e-4 * eps
 
 
 def test_l1_projection_leaves_what_is_inside():

@@ -49,8 +49,8 @@ class L1(Box):
 
         The solution is ``clip(soft_threshold(p, t), low, high)`` for the smallest ``t >= 0`` that brings the norm down
         to ``eps``. With ``c_i`` the room of pixel ``i`` in the direction of ``p_i``, the norm at ``t`` is
-        ``sum_i min(max(|p_i| - t, 0), c_i)``: piecewise linear, with breakpoints ``|p_i|`` and ``|p_i| - c_i``. Sorting
-        them gives the piece that holds the solution (O(d log d)). Source for the ball alone: Duchi et al., 2008; for
+        ``sum_i min(max(|p_i| - t, 0), c_i)``: piecewise linear, with breakpoints ``|p_i|`` and ``|p_i| - c_i``. Among
+        them, sorted, lies the piece that holds the solution (O(d log d)). Source for the ball alone: Duchi et al., 2008; for
         ball and box: Croce and Hein, 2021.
         """
         flat = flatten(perturbation)
@@ -58,7 +58,7 @@ class L1(Box):
         size = jnp.abs(flat)
         limit = size if room is None else jnp.minimum(size, jnp.where(flat >= 0, room[1], -room[0]))
         eps = jnp.broadcast_to(self.radius(flat).reshape(-1), flat.shape[:1])
-        kept = jax.vmap(_shrink)(size, limit, eps)
+        kept = _shrink(size, limit, eps)
         return (jnp.sign(flat) * kept).reshape(perturbation.shape)
 
     def sample(self, key: jax.Array, images: jax.Array) -> jax.Array:
@@ -77,24 +77,33 @@ class L1(Box):
         return inside if room is None else jnp.clip(inside, *room)
 
 
+@jax.jit  # one compilation, where projections are called from Python as well
+@jax.vmap
 def _shrink(size: jax.Array, limit: jax.Array, eps: jax.Array) -> jax.Array:
     """``min(max(size - t, 0), limit)`` for the smallest ``t >= 0`` with a sum of at most ``eps``; ``limit <= size``.
 
-    Walking ``t`` down from the largest size, pixel ``i`` starts to grow at ``size_i`` and stops at
-    ``size_i - limit_i``; between breakpoints the sum grows with the number of growing pixels as its slope. Sizes are
-    measured from the largest one: what is kept is at most ``eps``, and would be lost in the rounding of large sizes.
+    Pixel ``i`` grows while ``t`` falls from ``size_i`` to ``size_i - limit_i``, so the sum is linear between
+    neighbours of the sorted breakpoints. Bisection finds the last breakpoint where the sum is within ``eps``, and what
+    is left is shared by the pixels that grow below it. Only differences to that breakpoint are summed, never sizes:
+    a radius that is small against the sizes would be lost in their rounding.
     """
-    largest = size.max(initial=0)
-    shifted = size - largest
-    points = jnp.concatenate([shifted, shifted - limit])
-    slopes = jnp.concatenate([jnp.ones_like(size), -jnp.ones_like(size)])
-    order = jnp.argsort(points, descending=True)
-    points, slopes = points[order], jnp.cumsum(slopes[order])
-    below = jnp.concatenate([points[1:], jnp.full_like(points[:1], -largest)])
-    reached = jnp.cumsum(slopes * (points - below))  # the sum at the lower end of each piece
-    piece = jnp.argmax(reached >= eps)  # the first piece that reaches eps holds the solution
-    slope = slopes[piece]
-    threshold = below[piece] + (reached[piece] - eps) / jnp.where(slope > 0, slope, 1)
-    threshold = jnp.clip(threshold, below[piece], points[piece])
-    kept = jnp.minimum(jnp.maximum(shifted - threshold, 0), limit)
-    return jnp.where(limit.sum() > eps, kept, limit)
+
+    def kept(threshold: jax.Array) -> jax.Array:
+        return jnp.minimum(jnp.maximum(size - threshold, 0), limit)
+
+    stop = size - limit
+    breakpoints = jnp.sort(jnp.concatenate([size, stop]), descending=True)
+
+    def halve(_: int, interval: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        inside, outside = interval
+        middle = (inside + outside) // 2
+        fits = kept(breakpoints[middle]).sum() <= eps
+        return jnp.where(fits, middle, inside), jnp.where(fits, outside, middle)
+
+    ends = (jnp.zeros((), jnp.int32), jnp.asarray(breakpoints.size - 1, jnp.int32))
+    inside, outside = jax.lax.fori_loop(0, breakpoints.size.bit_length(), halve, ends)
+    upper, lower = breakpoints[inside], breakpoints[outside]
+    growing = ((size >= upper) & (stop <= lower)).sum(dtype=size.dtype)
+    rest = jnp.where(growing > 0, (eps - kept(upper).sum()) / jnp.maximum(growing, 1), 0)
+    grown = jnp.maximum(size - upper + jnp.clip(rest, 0, upper - lower), 0)
+    return jnp.where(limit.sum() > eps, jnp.minimum(grown, limit), limit)
