@@ -115,9 +115,9 @@ def run(networks: Networks, settings: list[Setting]) -> Section:
             "The same network, trained with different optimizers. Accuracies in per cent, mean ± standard error over "
             "seeds. Differences are SGD minus the other optimizer, paired by seed, with a 95 % interval and the "
             "one-sided p-value of the paired t-test; a claim holds where the interval lies above zero, and is not shown "
-            "where the interval contains zero. Attacks: see the column *attack* below; until AutoAttack is part of the "
-            "library, l2 and l-infinity robustness is measured by multi-targeted PGD (logit difference, up to nine "
-            "targets), or by cross-entropy PGD where stated.",
+            "where the interval contains zero. Until AutoAttack is part of the library, "
+            "l2 and l-infinity robustness is measured by multi-targeted PGD (logit difference, up to nine targets), or by "
+            "cross-entropy PGD where a table says so.",
         ],
     )
     results: dict[str, dict[str, dict[str, list[float]]]] = {}
@@ -241,6 +241,8 @@ def _figure(settings: list[Setting], results: dict[str, dict[str, dict[str, list
             axis.annotate(setting.name, points[-1], textcoords="offset points", xytext=(-2, 7), fontsize=7, ha="right")
         axis.set_title(TITLES[kind])
         axis.set_xlabel("robust accuracy (%)")
+    low, high = axes[0][0].get_ylim()
+    axes[0][0].set_ylim(low - 2, min(high + 1, 100.5))  # room to see how little clean accuracies differ
     axes[0][0].set_ylabel("clean accuracy (%)")
     figure.legend(loc="outside lower center", ncols=7)
     save_figure(figure, path)

@@ -11,12 +11,12 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import numpy as np
-import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from experiments.study import Run, StudyError
 from jaxrobust import attacks, data, evaluation, models, optimizers, training
 
+from . import heads
 from .config import Setting
 
 
@@ -26,10 +26,24 @@ class Networks:
     Args:
         run: the study's folder.
         data_dir: TFDS folder, or ``None`` for the default.
+        vit_weights: checkpoint of the settings that train a head alone.
     """
 
-    def __init__(self, run: Run, data_dir: Path | None) -> None:
-        self.run, self._data_dir = run, data_dir
+    def __init__(self, run: Run, data_dir: Path | None = None, vit_weights: Path | None = None) -> None:
+        self.run, self._data_dir, self._vit_weights = run, data_dir, vit_weights
+
+    def prepare(self, setting: Setting) -> None:
+        """Load what the setting needs, so that what is missing is noticed before any work.
+
+        Raises:
+            StudyError: for a data set or a checkpoint that cannot be read, or a network that does not fit the data.
+        """
+        dataset = self.dataset(setting.dataset)
+        try:
+            self.model(setting)
+        except ValueError as error:
+            raise StudyError(f"{setting.model} on {dataset.name}: {error}") from error
+        self._encoder(setting)
 
     @functools.cache  # noqa: B019 - one object for the life of a study
     def dataset(self, name: str) -> data.Dataset:
@@ -43,6 +57,27 @@ class Networks:
         """The setting's network, untrained."""
         dataset = self.dataset(setting.dataset)
         return _create(setting.model, dataset.num_classes, dataset.image_shape, tuple(sorted(setting.options.items())))
+
+    @functools.cache  # noqa: B019 - one object for the life of a study
+    def _pretrained(self, name: str, model: nn.Module, image_shape: tuple[int, ...]) -> Any:
+        if self._vit_weights is None:
+            raise StudyError(f"{name} trains the head of a pretrained network: name its checkpoint with --vit-weights")
+        try:
+            return heads.encoder(self._vit_weights, model, image_shape)
+        except (OSError, ValueError) as error:
+            raise StudyError(str(error)) from error
+
+    def _encoder(self, setting: Setting) -> dict[str, Any]:
+        """Frozen parameters of a setting that trains the head alone; none otherwise."""
+        if not setting.head_only:
+            return {}
+        shape = self.dataset(setting.dataset).image_shape
+        return {"encoder": self._pretrained(setting.name, self.model(setting), shape)}
+
+    def _member(self, setting: Setting, stacked: Any, index: int) -> dict[str, Any]:
+        """One network's variables, the frozen ones included."""
+        variables = jax.tree.map(jax.numpy.asarray, training.member(stacked, index))
+        return {**variables, "params": {**variables["params"], **self._encoder(setting)}}
 
     def learning_rate(self, setting: Setting, optimizer: str) -> float:
         """The setting's learning rate: its only candidate, or the one chosen on held-out training data.
@@ -65,7 +100,7 @@ class Networks:
             accuracies = np.asarray(
                 [
                     evaluation.accuracy(
-                        logits_fn(self.model(setting), training.member(population.variables, index)),
+                        logits_fn(self.model(setting), self._member(setting, population.variables, index)),
                         part.test_images,
                         part.test_labels,
                         bounds=part.bounds,
@@ -101,7 +136,7 @@ class Networks:
         """The variables of each seed's network."""
         stacked = unflatten_dict(self.trained(setting, optimizer)["arrays"], sep="/")
         for index in range(len(setting.seeds)):
-            yield jax.tree.map(jax.numpy.asarray, training.member(stacked, index))
+            yield self._member(setting, stacked, index)
 
     def logits_fns(self, setting: Setting, optimizer: str) -> Iterator[attacks.LogitsFn]:
         """Each seed's network as a function of images."""
@@ -116,15 +151,17 @@ class Networks:
         pairs: list[tuple[float, int]],
         name: str,
     ) -> training.Population:
-        return train(
-            self.model(setting),
-            dataset,
-            dataset.train_images,
-            setting,
-            optimizer,
-            pairs,
-            self.run.folder / "checkpoints" / name.replace("/", "--"),
+        folder = self.run.folder / "checkpoints" / name.replace("/", "--")
+        if not setting.head_only:
+            return train(self.model(setting), dataset, dataset.train_images, setting, optimizer, pairs, folder)
+        model, images = cast(models.ViT, self.model(setting)), dataset.train_images
+        stored = self.run.cell(
+            f"features/{setting.name}/{len(images)}_images",
+            lambda: ({}, {"features": heads.features(model, self._encoder(setting), images, dataset.flip)}),
         )
+        head = heads.Head(dataset.num_classes)
+        population = train(head, dataset, stored["arrays"]["features"], setting, optimizer, pairs, folder)
+        return population._replace(variables={"params": heads.params(population.variables)})
 
 
 def logits_fn(model: nn.Module, variables: Any) -> attacks.LogitsFn:
@@ -146,12 +183,6 @@ def train(
     Progress is saved in ``folder`` about every twentieth of the way and the folder is removed at the end.
     """
     total = setting.epochs * data.steps_per_epoch(len(images), setting.batch_size, setting.drop_last)
-    schedule = optimizers.step_decay if setting.schedule == "step" else optimizers.warmup_cosine
-    factory = optimizers.by_name(optimizer)
-
-    def make(rate: Any) -> optax.GradientTransformation:
-        return factory(schedule(rate, total))
-
     # Digits train in seconds: writing checkpoints would cost more than it saves.
     long = images.nbytes * setting.epochs > 2e9
     checkpoints = training.Checkpoints(folder, every=max(1, setting.epochs // 20)) if long else None
@@ -160,7 +191,7 @@ def train(
             model,
             images,
             dataset.train_labels,
-            optimizer=make,
+            optimizer=_optimizer(optimizer, setting.schedule, total),
             learning_rates=[rate for rate, _ in pairs],
             seeds=[seed for _, seed in pairs],
             epochs=setting.epochs,
@@ -174,6 +205,14 @@ def train(
             checkpoints.close()
     shutil.rmtree(folder, ignore_errors=True)
     return population
+
+
+@functools.cache
+def _optimizer(name: str, schedule: str, total: int) -> training.OptimizerFactory:
+    # One function per recipe, so that populations that differ in nothing but their data share compiled steps.
+    factory = optimizers.by_name(name)
+    make_schedule = optimizers.step_decay if schedule == "step" else optimizers.warmup_cosine
+    return lambda rate: factory(make_schedule(rate, total))
 
 
 @functools.cache

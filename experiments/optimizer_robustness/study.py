@@ -23,13 +23,14 @@ def run(config: Config) -> None:
     """Run the chosen part, or all of them, and write ``report.md`` with every part that is finished."""
     chosen = settings(config)
     with Run(config.folder, identity(config, chosen)) as study:
-        networks = Networks(study, config.data_dir)
+        networks = Networks(study, config.data_dir, config.vit_weights)
         parts: tuple[Part, ...] = PARTS if config.part == "all" else (config.part,)
-        members = {part: [setting for setting in chosen if part in setting.parts] for part in parts}
+        members = {part: [setting for setting in chosen if _takes_part(setting, part, config, study)] for part in parts}
         if config.part != "all" and config.part != "linear" and not members[config.part]:
             raise StudyError(f"no data set of this configuration takes part in {config.part!r}")
         for setting in chosen:
-            networks.dataset(setting.dataset)  # a data set that is missing is noticed before any work
+            if any(setting in taking_part for taking_part in members.values()):
+                networks.prepare(setting)
         study.progress.expect(sum(_cells(part, setting) for part in parts for setting in members[part]))
         sections = []
         for part in parts:
@@ -46,6 +47,15 @@ def run(config: Config) -> None:
             print_table(section.claims_table())
     print(f"report:  {study.folder / 'report.md'}")
     print(f"figures: {study.folder / 'figures'}")
+
+
+def _takes_part(setting: Setting, part: Part, config: Config, study: Run) -> bool:
+    """Whether a part measures a setting. Negative controls are left to ``all``, unless they are asked for or done."""
+    if part not in setting.parts:
+        return False
+    if not setting.control or config.part == "all" or config.datasets is not None:
+        return True
+    return all(study.is_finished(f"{part}/{setting.name}/{optimizer}") for optimizer in setting.rates)
 
 
 def _introduction(config: Config) -> str:

@@ -39,11 +39,12 @@ class Table:
 
     def markdown(self) -> str:
         """The table in Markdown."""
-        lines = [
-            "| " + " | ".join(self.headers) + " |",
-            "|" + "|".join(["---"] + ["---:"] * (len(self.headers) - 1)) + "|",
-            *("| " + " | ".join(row) + " |" for row in self.rows),
-        ]
+
+        def line(cells: Sequence[str]) -> str:
+            return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+        rule = "|" + "|".join(["---"] + ["---:"] * (len(self.headers) - 1)) + "|"
+        lines = [line(self.headers), rule, *map(line, self.rows)]
         return f"**{self.caption}**\n\n" + "\n".join(lines) + "\n"
 
 

@@ -10,6 +10,7 @@ from ._objectives import Batch as Batch
 from ._objectives import Objective as Objective
 from ._objectives import adversarial as adversarial
 from ._objectives import standard as standard
+from ._population import OptimizerFactory as OptimizerFactory
 from ._population import Population as Population
 from ._population import choose_population_mode as choose_population_mode
 from ._population import member as member

@@ -16,7 +16,7 @@ from jaxrobust.data import epoch_batches, to_float
 
 from ._checkpoints import Checkpoints
 from ._objectives import Objective, standard
-from ._state import Apply, TrainState, init_state, linen_apply
+from ._state import TrainState, init_state, linen_apply
 from ._step import Augment, make_train_step
 
 PopulationMode = Literal["auto", "together", "one_by_one"]
@@ -69,11 +69,12 @@ def train_population(
     convolutions with batched kernels several times slower (``benchmarks/population.py`` measures it).
 
     Args:
-        model: a Flax Linen module whose ``__call__`` takes ``train``.
+        model: a Flax Linen module whose ``__call__`` takes ``train``; its attributes must be hashable.
         images: training images ``[n, height, width, channels]``, uint8 or floating point; they must fit the device.
         labels: classes ``[n]``.
         optimizer: makes an Optax optimizer from a learning rate, e.g.
-            ``lambda rate: optimizers.sgd(optimizers.step_decay(rate, total_steps))``.
+            ``lambda rate: optimizers.sgd(optimizers.step_decay(rate, total_steps))``. A later call with the same
+            function object, model, objective, augmentation and shapes compiles nothing again.
         learning_rates: one per member.
         seeds: one per member.
         epochs: passes over the data.
@@ -102,14 +103,9 @@ def train_population(
 
     data = _Data(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
     rates = jnp.asarray(learning_rates, jnp.float32)
-    step = _member_step(linen_apply(model), objective or standard(), optimizer, augment)
-
-    @jax.jit
-    def init(rate: jax.Array, key: jax.Array) -> TrainState:
-        return init_state(model, key, to_float(data.images[:1]), optimizer(rate))
-
+    init, step = _member_functions(model, objective or _STANDARD, optimizer, augment)
     indices = jnp.zeros(min(batch_size, len(images)), jnp.int32)
-    state = jax.eval_shape(init, rates[0], jax.random.key(0))
+    state = jax.eval_shape(init, rates[0], jax.random.key(0), data.images[:1])
     jaxpr, (_, metrics) = jax.make_jaxpr(step, return_shape=True)(rates[0], state, data, indices)
     if mode == "auto":
         mode = choose_population_mode(jaxpr)
@@ -120,7 +116,7 @@ def train_population(
     for begin in range(0, len(seeds), size):
         chunk = slice(begin, min(begin + size, len(seeds)))
         keys = [jax.random.key(seed) for seed in seeds[chunk]]
-        states = _stack([init(rate, key) for rate, key in zip(rates[chunk], keys, strict=True)])
+        states = _stack([init(rate, key, data.images[:1]) for rate, key in zip(rates[chunk], keys, strict=True)])
         history = {name: np.full((epochs, len(keys)), np.nan, np.float32) for name in metrics}
         name, done = f"members_{chunk.start}_to_{chunk.stop - 1}", 0
         if checkpoints is not None:
@@ -154,19 +150,28 @@ class _Data(NamedTuple):
     labels: jax.Array
 
 
+_STANDARD = standard()
+MemberInit = Callable[[jax.Array, jax.Array, jax.Array], TrainState]
 MemberStep = Callable[[jax.Array, TrainState, _Data, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def _member_step(
-    apply: Apply, objective: Objective, optimizer: OptimizerFactory, augment: Augment | None
-) -> MemberStep:
+@functools.lru_cache(maxsize=16)  # the same functions again, so that nothing is compiled again
+def _member_functions(
+    model: nn.Module, objective: Objective, optimizer: OptimizerFactory, augment: Augment | None
+) -> tuple[MemberInit, MemberStep]:
+    apply = linen_apply(model)
+
+    @jax.jit
+    def init(rate: jax.Array, key: jax.Array, images: jax.Array) -> TrainState:
+        return init_state(model, key, to_float(images), optimizer(rate))
+
     def step(
         rate: jax.Array, state: TrainState, data: _Data, indices: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         train_step = make_train_step(apply, objective, optimizer(rate), augment=augment)
         return train_step(state, {"images": data.images[indices], "labels": data.labels[indices]})
 
-    return step
+    return init, step
 
 
 def _stack(trees: Sequence[Any]) -> Any:
