@@ -1,5 +1,8 @@
 """Attacks: functions ``(key, logits_fn, images, labels) -> adversarial images``, made by factories."""
 
+from jaxrobust._types import LogitsFn as LogitsFn
+from jaxrobust._types import Loss as Loss
+
 from ._gradients import GradientEstimator as GradientEstimator
 from ._gradients import plain as plain
 from ._loop import iterative as iterative
@@ -10,6 +13,4 @@ from ._pgd import fgsm as fgsm
 from ._pgd import multi_targeted_pgd as multi_targeted_pgd
 from ._pgd import pgd as pgd
 from ._types import Attack as Attack
-from ._types import LogitsFn as LogitsFn
-from ._types import Loss as Loss
 from ._updates import steepest_ascent as steepest_ascent

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxrobust._types import LogitsFn, Loss
 from jaxrobust.iteration import Closure, Mode, iterate
 from jaxrobust.random import example_keys, fold_in_each
 from jaxrobust.threat import ThreatModel
 
 from ._gradients import GradientEstimator, plain
-from ._types import Attack, LogitsFn, Loss, check_inputs
+from ._types import Attack, check_inputs
 
 ChooseTargets = Callable[[jax.Array, jax.Array], jax.Array]
 """Clean logits ``[batch, classes]`` and labels ``[batch]`` to one target class per restart, ``[batch, restarts]``."""

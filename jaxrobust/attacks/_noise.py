@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust._types import LogitsFn
 from jaxrobust.random import example_keys
 from jaxrobust.threat import ThreatModel
 
-from ._types import Attack, LogitsFn, check_inputs
+from ._types import Attack, check_inputs
 
 
 def gaussian_noise(variance: float, *, bounds: tuple[float, float] | None = (0.0, 1.0)) -> Attack:

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust import losses
+from jaxrobust._types import Loss
 from jaxrobust.iteration import Mode
 from jaxrobust.threat import ThreatModel
 
 from ._gradients import GradientEstimator, plain
 from ._loop import iterative, misclassified, search
-from ._types import Attack, Loss
+from ._types import Attack
 from ._updates import steepest_ascent
 
 

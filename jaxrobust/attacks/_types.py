@@ -1,18 +1,13 @@
-"""What an attack is, and the functions it is made of."""
+"""What an attack is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
-LogitsFn = Callable[[jax.Array], jax.Array]
-"""Images ``[batch, ...]`` to logits ``[batch, classes]``."""
-
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
-"""Logits ``[batch, classes]`` and labels ``[batch]`` to one value per example, ``[batch]``."""
+from jaxrobust._types import LogitsFn
 
 
 class Attack(Protocol):

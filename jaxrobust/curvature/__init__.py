@@ -1,6 +1,7 @@
 """How a network varies with its input: derivatives of the loss, Hessian-vector products, Lipschitz bounds."""
 
-from ._derivatives import Loss as Loss
+from jaxrobust._types import Loss as Loss
+
 from ._derivatives import input_gradient as input_gradient
 from ._derivatives import input_gradient_and_hvp as input_gradient_and_hvp
 from ._derivatives import input_hvp as input_hvp

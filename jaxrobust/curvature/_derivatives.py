@@ -7,11 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-LogitsFn = Callable[[jax.Array], jax.Array]
-"""Images ``[batch, ...]`` to logits ``[batch, classes]``."""
-
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
-"""Logits ``[batch, classes]`` and labels ``[batch]`` to one value per example, ``[batch]``."""
+from jaxrobust._types import LogitsFn, Loss
 
 
 def input_gradient(loss: Loss, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array) -> jax.Array:
