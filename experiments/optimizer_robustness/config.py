@@ -21,6 +21,11 @@ PARTS: tuple[Part, ...] = ("compare", "frequencies", "bands", "linear", "lipschi
 OPTIMIZERS = ("sgd", "momentum", "adam", "rmsprop", "sign_sgd", "adagrad", "adamw")
 
 
+def _option(metavar: str, default: str) -> Any:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+# The help shows line breaks of docstrings as they are, hence the long lines.
 @dataclass(frozen=True)
 class Config:
     """Train the same networks with different optimizers and compare how robust they are.
@@ -33,33 +38,27 @@ class Config:
     part: Annotated[Literal["compare", "frequencies", "bands", "linear", "lipschitz", "all"], tyro.conf.Positional] = (
         "all"
     )
-    """Which part of the study to run. Negative controls, on which the published effect is not expected, are part of all
-    (or of any part with their data set named in --datasets)."""
+    """Which part to run. Negative controls, on which the published effect is not expected, belong to all (or to any part, if --datasets names theirs)."""
     preset: Literal["small", "paper"] = "small"
-    """small: bundled digits, minutes on two CPU cores. paper: the published data sets, networks and settings; needs an
-    accelerator and TFDS data sets that are already prepared."""
-    datasets: tuple[str, ...] | None = None
-    """Only these data sets of the preset, e.g. --datasets digits28 or --datasets mnist cifar10. A data set that the
-    preset does not have is added with the preset's network for its image size."""
-    optimizers: tuple[str, ...] | None = None
-    """Only these optimizers: sgd, momentum, adam, rmsprop, sign_sgd, adagrad, adamw. sgd is the reference that the
-    others are compared with and is always included."""
-    learning_rates: tuple[float, ...] | None = None
-    """Candidate learning rates for every optimizer in place of the preset's own; the one of highest held-out accuracy
-    is used. A single value is used as it is."""
-    seeds: tuple[int, ...] | None = None
+    """small: bundled digits, minutes on two CPU cores. paper: the published data sets, networks and settings, for an accelerator; its TFDS data sets must be prepared."""
+    datasets: Annotated[tuple[str, ...] | None, _option("NAME ...", "all of the preset")] = None
+    """Only these data sets, e.g. --datasets digits28 or --datasets mnist cifar10. One that the preset does not have is added."""
+    optimizers: Annotated[tuple[str, ...] | None, _option("NAME ...", "the preset's")] = None
+    """Only these optimizers: sgd, momentum, adam, rmsprop, sign_sgd, adagrad, adamw. sgd, with which the others are compared, is always included."""
+    learning_rates: Annotated[tuple[float, ...] | None, _option("RATE ...", "the preset's")] = None
+    """Candidate learning rates for every optimizer; the one of highest held-out accuracy is used. A single one is used as it is."""
+    seeds: Annotated[tuple[int, ...] | None, _option("SEED ...", "the preset's")] = None
     """Seeds of initialisation and data order, e.g. --seeds 0 1 2."""
-    epochs: int | None = None
-    """Passes over the training data, in place of each setting's own."""
-    model: str | None = None
-    """Network in place of each setting's own: linear, mlp, small_cnn, cnn4, preact_resnet18, ..."""
-    output: Path | None = None
-    """Folder for results, report and figures. Default: runs/optimizer_robustness/<preset>."""
-    data_dir: Path | None = None
-    """Folder of prepared TFDS data sets. Default: TFDS_DATA_DIR, else TFDS's own default."""
-    vit_weights: Path | None = None
-    """npz checkpoint of the ImageNet-1k ViT-B/16 whose head the preset paper trains; that setting is left out without
-    it."""
+    epochs: Annotated[int | None, _option("N", "each setting's own")] = None
+    """Passes over the training data."""
+    model: Annotated[str | None, _option("NAME", "each setting's own")] = None
+    """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, vit_small, vit_b16, m5."""
+    output: Annotated[Path | None, _option("FOLDER", "runs/optimizer_robustness/PRESET")] = None
+    """Folder for results, report and figures."""
+    data_dir: Annotated[Path | None, _option("FOLDER", "TFDS_DATA_DIR, else TFDS's own")] = None
+    """Folder of prepared TFDS data sets."""
+    vit_weights: Annotated[Path | None, _option("FILE", "leave that setting out")] = None
+    """npz checkpoint of the ImageNet-1k ViT-B/16 whose head the preset paper trains."""
 
     @property
     def folder(self) -> Path:
@@ -284,7 +283,7 @@ def settings(config: Config) -> tuple[Setting, ...]:
     """
     _check(config)
     chosen = list(_small() if config.preset == "small" else _paper())
-    if config.vit_weights is None or config.model is not None:
+    if config.vit_weights is None:
         chosen = [setting for setting in chosen if not setting.head_only]
     if config.datasets is not None:
         known = {setting.dataset for setting in chosen}
@@ -324,6 +323,10 @@ def _check(config: Config) -> None:
         raise StudyError(f"seeds must be different and at least 0, got {' '.join(map(str, config.seeds))}")
     if config.epochs is not None and config.epochs < 1:
         raise StudyError(f"epochs must be at least 1, got {config.epochs}")
+    if config.vit_weights is not None and (config.preset != "paper" or config.model is not None):
+        raise StudyError(
+            "--vit-weights belongs to a setting of --preset paper with a network of its own: leave out --model"
+        )
     for path, option in ((config.data_dir, "--data-dir"), (config.vit_weights, "--vit-weights")):
         if path is not None and not path.exists():
             raise StudyError(f"{option}: {path} does not exist")

@@ -10,6 +10,7 @@ import pytest
 from experiments.optimizer_robustness import config
 from experiments.optimizer_robustness.config import Config
 from experiments.study import StudyError
+from jaxrobust import models
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--datasets", "digits", "--model", "linear", "--epochs", "2", "--seeds", "0", "1", "--learning-rates", "0.1"]
@@ -32,6 +33,8 @@ def test_help_is_quick_and_explains_every_option():
     for name in config.Config.__dataclass_fields__:
         if name != "part":
             assert f"--{name.replace('_', '-')}" in found.stdout
+    for name in (*models.names(), *config.OPTIMIZERS):
+        assert name in found.stdout
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,10 @@ def test_help_is_quick_and_explains_every_option():
         (["compare", "--datasets", "svhn", "--data-dir", "."], "is not prepared in ."),
         (["frequencies", "--datasets", "digits28"], "takes part in 'frequencies'"),
         (["compare", "--epochs", "0"], "epochs must be at least 1, got 0"),
+        (
+            ["compare", "--datasets", "digits", "--model", "resnet"],
+            "unknown network 'resnet'; choose one of linear, mlp",
+        ),
     ],
 )
 def test_mistakes_give_one_message_and_exit_code_2(tmp_path, arguments, message):
@@ -122,6 +129,7 @@ class TestSettings:
             {"seeds": (0, 0)},
             {"seeds": ()},
             {"data_dir": Path("/no")},
+            {"vit_weights": Path(__file__)},
         ],
     )
     def test_nonsense_is_refused(self, options):
