@@ -127,7 +127,7 @@ def print_table(table: Table) -> None:
 
     shown = RichTable(title=table.caption, title_justify="left")
     for number, header in enumerate(table.headers):
-        shown.add_column(header, justify="left" if number == 0 else "right", overflow="fold")
+        shown.add_column(header, justify="left" if number == 0 else "right", no_wrap=number == 0, overflow="fold")
     for row in table.rows:
         shown.add_row(*row)
     console = Console()
