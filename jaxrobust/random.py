@@ -6,12 +6,19 @@ import jax
 import jax.numpy as jnp
 
 
-def _typed(key: jax.Array) -> jax.Array:
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+def typed_key(key: jax.Array) -> jax.Array:
+    """The key as a typed key array; legacy ``uint32`` keys are wrapped.
+
+    Raises:
+        ValueError: if it is no random key.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return key
-    if key.dtype == jnp.uint32:
+    if dtype is not None and dtype == jnp.uint32 and key.ndim:
         return jax.random.wrap_key_data(key)
-    raise ValueError(f"expected a random key such as jax.random.key(0), got an array of dtype {key.dtype}")
+    found = type(key).__name__ if dtype is None else f"an array of dtype {dtype}"
+    raise ValueError(f"expected a random key such as jax.random.key(0), got {found}")
 
 
 def example_keys(key: jax.Array, batch: int) -> jax.Array:
@@ -29,7 +36,7 @@ def example_keys(key: jax.Array, batch: int) -> jax.Array:
         >>> example_keys(jax.random.key(0), 3).shape
         (3,)
     """
-    key = _typed(key)
+    key = typed_key(key)
     if key.ndim == 0:
         return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch, dtype=jnp.uint32))
     if key.shape != (batch,):

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrobust.attacks import Attack, LogitsFn
+from jaxrobust.data import to_float
 
 from ._batched import check_images, map_batches
 
@@ -18,8 +19,6 @@ from ._batched import check_images, map_batches
 def _is_correct(logits_fn: LogitsFn, images: jax.Array, labels: jax.Array, top_k: int) -> jax.Array:
     """Whether the label is among the ``top_k`` largest logits; ties count for the lower class number."""
     logits = logits_fn(images)
-    if top_k > logits.shape[-1]:
-        raise ValueError(f"top_k is {top_k}, but the classifier has {logits.shape[-1]} classes")
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
     ahead = (logits > own) | ((logits == own) & earlier)
@@ -63,7 +62,8 @@ def correct(
         ``[n]`` bool.
 
     Raises:
-        ValueError: for pixels out of range, a missing key, or ``top_k`` above the number of classes.
+        ValueError: for pixels out of range, a missing key, a function that does not return logits, or labels or
+            ``top_k`` above the number of classes.
     """
     check_images(np.asarray(images), bounds)
     if attack is not None and key is None:
@@ -82,8 +82,26 @@ def correct(
         return jnp.where(broken, _is_correct(logits_fn, adversarial, labels, top_k), clean)
 
     key = jax.random.key(0) if key is None else key
-    arguments = (np.asarray(images), np.asarray(labels))
-    return map_batches(evaluate, logits_fn, *arguments, key=key, batch_size=batch_size, mesh=mesh)
+    images, labels = np.asarray(images), np.asarray(labels)
+    _check_classes(logits_fn, images[:batch_size], labels, top_k)
+    return map_batches(evaluate, logits_fn, images, labels, key=key, batch_size=batch_size, mesh=mesh)
+
+
+def _check_classes(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, top_k: int) -> None:
+    """Check, without running the network, that it returns logits of as many classes as are asked for."""
+    if not len(images):
+        return
+    logits = jax.eval_shape(lambda images: logits_fn(to_float(images)), images)
+    if getattr(logits, "ndim", None) != 2 or logits.shape[0] != len(images):
+        found = logits.shape if hasattr(logits, "shape") else type(logits).__name__
+        raise ValueError(f"logits_fn must return logits [batch, classes]; for {len(images)} images it returned {found}")
+    classes = logits.shape[1]
+    if top_k > classes:
+        raise ValueError(f"top_k is {top_k}, but the classifier has {classes} classes")
+    if np.max(labels, initial=0) >= classes or np.min(labels, initial=0) < 0:
+        raise ValueError(
+            f"labels must lie in 0..{classes - 1}, the classifier's classes; found {np.min(labels)}..{np.max(labels)}"
+        )
 
 
 def accuracy(

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxrobust.attacks import LogitsFn
 from jaxrobust.data import to_float
 from jaxrobust.iteration import Closure
+from jaxrobust.random import typed_key
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -70,13 +71,22 @@ def map_batches(
 
     Returns:
         A pytree of NumPy arrays with leading axis ``[n]``.
+
+    Raises:
+        ValueError: for labels that are no class numbers, other numbers of labels than images, or no images at all.
     """
     if len(images) != len(labels) or not len(images):
         raise ValueError(
             f"images and labels must have the same length, at least 1: got {len(images)} and {len(labels)}"
         )
+    if np.ndim(labels) != 1 or not np.issubdtype(np.asarray(labels).dtype, np.integer):
+        raise ValueError(
+            f"labels must be class numbers, integers of shape [n], got {np.asarray(labels).dtype} of shape "
+            f"{np.shape(labels)}; one-hot rows become class numbers by labels.argmax(-1)"
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    key = typed_key(key)
     mesh = data_mesh() if mesh is None else mesh
     rows = NamedSharding(mesh, PartitionSpec("data"))
     closure = jax.device_put(Closure(logits_fn), NamedSharding(mesh, PartitionSpec()))

@@ -136,6 +136,14 @@ def test_errors(problem):
         evaluation.accuracy(logits_fn, images, labels, attack=attacks.fgsm(Linf(0.1)))
     with pytest.raises(ValueError, match="6 classes"):
         evaluation.accuracy(logits_fn, images, labels, top_k=7)
+    with pytest.raises(ValueError, match=r"one-hot rows become class numbers by labels.argmax\(-1\)"):
+        evaluation.accuracy(logits_fn, images, np.eye(6)[labels])
+    with pytest.raises(ValueError, match=r"must lie in 0..5, the classifier's classes; found"):
+        evaluation.accuracy(logits_fn, images, labels + 6)
+    with pytest.raises(ValueError, match=r"for \d+ images it returned tuple"):
+        evaluation.accuracy(lambda images: (logits_fn(images),), images, labels)
+    with pytest.raises(ValueError, match=r"random key such as .* got int"):
+        evaluation.accuracy(logits_fn, images, labels, attack=attacks.fgsm(Linf(0.1)), key=0)
     with pytest.raises(ValueError, match="same length"):
         evaluation.accuracy(logits_fn, images, labels[:-1])
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
