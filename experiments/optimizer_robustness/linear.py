@@ -207,7 +207,8 @@ def run(networks: Networks, settings: list[Setting]) -> Section:
     section.figures += [
         (
             "figures/linear_weights",
-            "Errors of the three weights in the frequency domain against the step (figure 4.7a).",
+            "Errors of the three weights in the frequency domain against the step (figure 4.7a). Shaded: phase 1, in which "
+            "signGD moves the irrelevant weight.",
         ),
         ("figures/linear_risks", "Standard and adversarial population risk against the step (figure 4.7b)."),
     ]
@@ -216,7 +217,10 @@ def run(networks: Networks, settings: list[Setting]) -> Section:
 
 def _figures(cells: dict[str, dict[str, Any]], folder: Any) -> None:
     figure, axes = subplots(1, 3)
+    signs = cells["sign_sgd"]["arrays"]
+    moving = np.abs(signs["errors"][:, 2] - signs["errors"][-1, 2]) > math.sqrt(6) * lm.PUBLISHED_LEARNING_RATE
     for index, axis in enumerate(axes[0]):
+        axis.axvspan(1, signs["steps"][moving][-1] + 1, color="0.92", zorder=0)
         for name, cell in cells.items():
             arrays = cell["arrays"]
             axis.plot(

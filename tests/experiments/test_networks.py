@@ -7,6 +7,7 @@ from flax.traverse_util import flatten_dict
 
 from experiments.optimizer_robustness import bands, compare, config, frequencies, heads, lipschitz, networks
 from experiments.optimizer_robustness.config import Config, Setting
+from experiments.optimizer_robustness.study import _takes_part as takes_part
 from experiments.study import Run, StudyError
 from jaxrobust import data, models
 
@@ -73,6 +74,18 @@ class TestHeads:
         (tmp_path / "vit.npz").write_text("<html>")
         with pytest.raises(StudyError, match=r"is not an \.npz file"):
             networks.Networks(study, vit_weights=tmp_path / "vit.npz").prepare(SETTING)
+
+
+def test_a_negative_control_is_left_to_all(study):
+    control = config.settings(Config())[-1]
+    assert control.control
+    assert takes_part(control, "compare", Config(part="all"), study)
+    assert not takes_part(control, "compare", Config(part="compare"), study)
+    assert not takes_part(control, "bands", Config(part="all"), study)
+    assert takes_part(control, "compare", Config(part="compare", datasets=("digits",)), study)
+    for optimizer in control.rates:  # what is finished stays in the report
+        study.cell(f"compare/{control.name}/{optimizer}", dict)
+    assert takes_part(control, "compare", Config(part="compare"), study)
 
 
 def fake(name, data_dir=None):

@@ -72,6 +72,10 @@ def test_metrics_hold_every_cell_once(tmp_path):
     assert [json.loads(line)["cell"] for line in lines] == ["a", "b"]
 
 
+def test_bars_in_cells_do_not_break_a_markdown_table():
+    assert r"| \|A(0)\| | 1 |" in Table("caption", ["quantity", "value"], [["|A(0)|", "1"]]).markdown()
+
+
 def test_sections_survive_the_disk(tmp_path):
     section = Section(
         "Title",
