@@ -227,7 +227,7 @@ def _figure(settings: list[Setting], results: dict[str, dict[str, dict[str, list
     figure, axes = subplots(1, 3, sharey=True)
     shown = set()
     for axis, kind in zip(axes[0], KINDS, strict=True):
-        for setting in settings:
+        for number, setting in enumerate(settings):
             column = f"{kind} {getattr(setting, kind)[-1]!r}"
             points = []
             for name, accuracy in results[setting.name].items():
@@ -238,7 +238,8 @@ def _figure(settings: list[Setting], results: dict[str, dict[str, dict[str, list
                 points.append((x, y))
             points.sort()
             axis.plot(*zip(*points, strict=True), color="0.7", linewidth=0.8, zorder=0)
-            axis.annotate(setting.name, points[-1], textcoords="offset points", xytext=(-2, 7), fontsize=7, ha="right")
+            offset = (-2, (7, -13, 17)[number % 3])  # neighbours on the axis are named at different heights
+            axis.annotate(setting.name, points[-1], textcoords="offset points", xytext=offset, fontsize=7, ha="right")
         axis.set_title(TITLES[kind])
         axis.set_xlabel("robust accuracy (%)")
     low, high = axes[0][0].get_ylim()
