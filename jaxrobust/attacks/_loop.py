@@ -42,7 +42,14 @@ class _State(NamedTuple):
     perturbation: jax.Array
     gradient: Any
     update: Any
-    best: _Best
+    best: _Best | None
+
+
+@jax.jit
+def _nothing_yet(images: jax.Array) -> _Best:
+    batch = images.shape[0]
+    lowest = jnp.full((batch,), -jnp.inf, images.dtype)
+    return _Best(jnp.zeros_like(images), jnp.zeros((batch,), bool), lowest)
 
 
 def _better(best: _Best, candidate: _Best) -> _Best:
@@ -87,6 +94,9 @@ def search(
             return loss(logits, constants.labels), logits
         return loss(logits, constants.labels, constants.targets[:, restart]), logits
 
+    def candidate(constants: _Constants, perturbation: jax.Array, values: jax.Array, logits: jax.Array) -> _Best:
+        return _Best(perturbation, success(logits, constants.labels), values.astype(perturbation.dtype))
+
     @jax.jit
     def targets_of(logits_fn: Closure, images: jax.Array, labels: jax.Array) -> jax.Array | None:
         return None if choose_targets is None else choose_targets(logits_fn(images), labels)
@@ -97,17 +107,13 @@ def search(
         perturbation = jnp.zeros_like(images)
         if random_start:
             perturbation = constants.threat.sample(fold_in_each(fold_in_each(constants.keys, restart), 0), images)
-        if best is None:
-            batch = images.shape[0]
-            lowest = jnp.full((batch,), -jnp.inf, images.dtype)
-            best = _Best(perturbation, jnp.zeros((batch,), bool), lowest)
         return _State(
             step=jnp.zeros((), jnp.int32),
             restart=restart,
             perturbation=perturbation,
             gradient=gradient.init(images),
             update=update.init(perturbation),
-            best=best,
+            best=best if keep_best else None,  # what a step does not use, it should not copy
         )
 
     def step(constants: _Constants, state: _State) -> _State:
@@ -120,31 +126,29 @@ def search(
             state.gradient,
         )
         best = state.best
-        if keep_best:
-            best = _better(
-                best,
-                _Best(state.perturbation, success(logits, constants.labels), values.astype(best.loss.dtype)),
-            )
+        if best is not None:
+            best = _better(best, candidate(constants, state.perturbation, values, logits))
         with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic needs it
             updates, update_state = update.update(direction, state.update, state.perturbation)
         perturbation = constants.threat.project(state.perturbation + updates, constants.images)
         return _State(state.step + 1, state.restart, perturbation, estimator_state, update_state, best)
 
     @jax.jit
-    def last(constants: _Constants, state: _State) -> _Best:
+    def last(constants: _Constants, state: _State, best: _Best) -> _Best:
         values, logits = evaluate(constants, state.restart, constants.images + state.perturbation)
-        found = success(logits, constants.labels)
-        return _better(state.best, _Best(state.perturbation, found, values.astype(state.best.loss.dtype)))
+        return _better(
+            best if state.best is None else state.best, candidate(constants, state.perturbation, values, logits)
+        )
 
     @jax.jit
     def finish(constants: _Constants, perturbation: jax.Array) -> jax.Array:
         # The sum may leave the box by a rounding.
         return constants.threat.clip(constants.images + perturbation)
 
-    def one_restart(constants: _Constants, state: tuple[jax.Array, _Best | None]) -> tuple[jax.Array, _Best]:
+    def one_restart(constants: _Constants, state: tuple[jax.Array, _Best]) -> tuple[jax.Array, _Best]:
         restart, best = state
         found = iterate(step, constants, start(constants, restart, best), steps, mode=mode)
-        return restart + 1, last(constants, found)
+        return restart + 1, last(constants, found, best)
 
     def attack(key: jax.Array, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array) -> jax.Array:
         images, labels = jnp.asarray(images), jnp.asarray(labels)
@@ -158,8 +162,8 @@ def search(
         if rounds == 1 and not keep_best:
             state = iterate(step, constants, start(constants, zero, None), steps, mode=mode)
             return finish(constants, state.perturbation)
-        first = one_restart(constants, (zero, None))
-        _, best = iterate(one_restart, constants, first, rounds - 1, mode=mode, compile_step=False)
+        best = _nothing_yet(images)
+        _, best = iterate(one_restart, constants, (zero, best), rounds, mode=mode, compile_step=False)
         return finish(constants, best.perturbation)
 
     return attack
