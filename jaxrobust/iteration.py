@@ -3,17 +3,17 @@
 An algorithm is a pure function ``step(constants, state) -> state``. :func:`iterate` decides how the steps are
 run, by backend, in this one place:
 
-* on accelerators, one ``lax.fori_loop`` inside one compiled program;
-* on CPU, one compiled step called from Python. XLA's CPU backend runs convolutions inside ``lax`` loops about
-  10 times slower than the same convolutions outside (see ``benchmarks/attacks.py``);
-* on CPU while the caller itself is being traced (the attack of an adversarial training step, say), where no
-  Python call can be made at run time: short loops are unrolled, long ones become ``lax.fori_loop``.
+* on accelerators, and on CPU for steps without convolutions, one ``lax.fori_loop`` inside one compiled program;
+* on CPU with convolutions, one compiled step called from Python. XLA's CPU backend runs convolutions inside ``lax``
+  loops several times slower than the same convolutions outside (see ``benchmarks/attacks.py``);
+* on CPU with convolutions while the caller itself is being traced (the attack of an adversarial training step, say),
+  where no Python call can be made at run time: short loops are unrolled, long ones become ``lax.fori_loop``.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar, get_args
 
 import jax
@@ -83,9 +83,30 @@ def is_traced(*trees: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
-def choose_mode(steps: int, traced: bool) -> Mode:
-    """How ``mode="auto"`` runs a loop of ``steps`` steps on the default backend."""
-    if jax.default_backend() != "cpu":
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations of a (closed) jaxpr, those of inner jaxprs included."""
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        yield equation
+        for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            if hasattr(parameter, "eqns"):
+                yield from equations(parameter)
+
+
+def convolves_slowly(jaxpr: Any, backend: str | None = None) -> bool:
+    """Whether a jaxpr has convolutions that are slow inside loops and with batched kernels: any, on CPU.
+
+    Args:
+        jaxpr: see ``jax.make_jaxpr``.
+        backend: where it will run, by default the default backend.
+    """
+    if (backend or jax.default_backend()) != "cpu":
+        return False
+    return any(equation.primitive.name == "conv_general_dilated" for equation in equations(jaxpr))
+
+
+def choose_mode(steps: int, traced: bool, slow_in_loops: bool) -> Mode:
+    """How ``mode="auto"`` runs a loop of ``steps`` steps that :func:`convolves_slowly` or not."""
+    if not slow_in_loops:
         return "lax"
     if not traced:
         return "python"
@@ -94,7 +115,8 @@ def choose_mode(steps: int, traced: bool) -> Mode:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _lax_loop(step: Callable[[Any, State], State], steps: int, constants: Any, state: State) -> State:
-    return jax.lax.fori_loop(0, steps, lambda _, current: step(constants, current), state)
+    jitted = jax.jit(step)  # already traced where its convolutions were looked for
+    return jax.lax.fori_loop(0, steps, lambda _, current: jitted(constants, current), state)
 
 
 def iterate(
@@ -136,7 +158,13 @@ def iterate(
         return state
     traced = is_traced(constants, state)
     if mode == "auto":
-        mode = choose_mode(steps, traced)
+        # Tracing is cached by step and shapes. A step that drives an inner loop leaves the choice to that one.
+        slow = (
+            convolves_slowly(jax.jit(step).trace(constants, state).jaxpr)
+            if compile_step
+            else jax.default_backend() == "cpu"
+        )
+        mode = choose_mode(steps, traced, slow)
     if mode == "lax":
         return _lax_loop(step, steps, constants, state)
     if mode == "python":

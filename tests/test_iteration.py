@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.iteration import UNROLL_LIMIT, Closure, choose_mode, iterate
+from jaxrobust.iteration import UNROLL_LIMIT, Closure, choose_mode, convolves_slowly, iterate
 
 
 def double_and_add(constants, state):
@@ -28,7 +28,7 @@ def test_zero_steps_return_the_state():
     assert float(iterate(double_and_add, 1.0, jnp.float32(4.0), 0)) == 4.0
 
 
-def test_differentiable_when_unrolled():
+def test_differentiable():
     gradient = jax.grad(lambda x: iterate(double_and_add, jnp.float32(1.0), x, 3))(jnp.float32(0.5))
     assert float(gradient) == 8.0
 
@@ -42,15 +42,23 @@ def test_errors_name_the_way_out():
         jax.jit(lambda x: iterate(double_and_add, 1.0, x, 1, mode="python"))(jnp.float32(0.0))
 
 
-def test_rule_of_the_driver_on_cpu():
-    assert choose_mode(10**6, traced=False) == "python"
-    assert choose_mode(UNROLL_LIMIT, traced=True) == "unroll"
-    assert choose_mode(UNROLL_LIMIT + 1, traced=True) == "lax"
+def test_rule_of_the_driver():
+    assert choose_mode(10**6, traced=False, slow_in_loops=False) == "lax"
+    assert choose_mode(10**6, traced=False, slow_in_loops=True) == "python"
+    assert choose_mode(UNROLL_LIMIT, traced=True, slow_in_loops=True) == "unroll"
+    assert choose_mode(UNROLL_LIMIT + 1, traced=True, slow_in_loops=True) == "lax"
 
 
-def test_rule_of_the_driver_on_accelerators(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert choose_mode(2, traced=False) == choose_mode(2, traced=True) == "lax"
+def test_convolutions_are_found_inside_other_programs_and_slow_on_cpu_alone():
+    def convolve(x):
+        return jax.lax.conv(x, jnp.ones((1, 1, 3, 3)), (1, 1), "SAME")
+
+    images = jnp.ones((1, 1, 8, 8))
+    inside = jax.make_jaxpr(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: jax.jit(convolve)(y), x))(images)
+    assert convolves_slowly(inside)
+    assert convolves_slowly(jax.make_jaxpr(jax.grad(lambda x: convolve(x).sum()))(images))
+    assert not convolves_slowly(inside, "gpu")
+    assert not convolves_slowly(jax.make_jaxpr(jnp.sin)(images))
 
 
 def test_step_is_compiled_once_for_new_parameters():

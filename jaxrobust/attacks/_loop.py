@@ -11,8 +11,9 @@ import optax
 
 from jaxrobust._types import LogitsFn, Loss
 from jaxrobust.iteration import Closure, Mode, iterate
-from jaxrobust.random import example_keys, fold_in_each
+from jaxrobust.random import example_keys, fold_in_each, typed_key
 from jaxrobust.threat import ThreatModel
+from jaxrobust.threat._base import flatten
 
 from ._gradients import GradientEstimator, plain
 from ._types import Attack, check_inputs
@@ -31,15 +32,17 @@ class _Constants(NamedTuple):
 
 
 class _Best(NamedTuple):
-    perturbation: jax.Array
+    adversarial: jax.Array
     success: jax.Array
     loss: jax.Array
 
 
 class _State(NamedTuple):
+    # Images, not perturbations: the network takes them as they are, and a step makes one pass over the pixels less.
+    # They are flat because XLA's CPU backend vectorises over the last axis, which is 1 or 3 for images.
     step: jax.Array
     restart: jax.Array
-    perturbation: jax.Array
+    adversarial: jax.Array
     gradient: Any
     update: Any
     best: _Best | None
@@ -49,16 +52,16 @@ class _State(NamedTuple):
 def _nothing_yet(images: jax.Array) -> _Best:
     batch = images.shape[0]
     lowest = jnp.full((batch,), -jnp.inf, images.dtype)
-    return _Best(jnp.zeros_like(images), jnp.zeros((batch,), bool), lowest)
+    return _Best(flatten(images), jnp.zeros((batch,), bool), lowest)
 
 
 def _better(best: _Best, candidate: _Best) -> _Best:
     """Per example: success first, then the higher loss. A NaN loss never wins."""
     higher = (candidate.success == best.success) & (candidate.loss > best.loss)
     replace = (candidate.success & ~best.success) | higher
-    broadcast = replace.reshape(replace.shape + (1,) * (best.perturbation.ndim - 1))
+    broadcast = replace[:, None]
     return _Best(
-        jnp.where(broadcast, candidate.perturbation, best.perturbation),
+        jnp.where(broadcast, candidate.adversarial, best.adversarial),
         jnp.where(replace, candidate.success, best.success),
         jnp.where(replace, candidate.loss, best.loss),
     )
@@ -94,12 +97,15 @@ def search(
             return loss(logits, constants.labels), logits
         return loss(logits, constants.labels, constants.targets[:, restart]), logits
 
-    def candidate(constants: _Constants, perturbation: jax.Array, values: jax.Array, logits: jax.Array) -> _Best:
-        return _Best(perturbation, success(logits, constants.labels), values.astype(perturbation.dtype))
+    def candidate(constants: _Constants, adversarial: jax.Array, values: jax.Array, logits: jax.Array) -> _Best:
+        return _Best(adversarial, success(logits, constants.labels), values.astype(adversarial.dtype))
 
     @jax.jit
-    def targets_of(logits_fn: Closure, images: jax.Array, labels: jax.Array) -> jax.Array | None:
-        return None if choose_targets is None else choose_targets(logits_fn(images), labels)
+    def prepare(
+        key: jax.Array, logits_fn: Closure, images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array | None]:
+        keys = example_keys(key, images.shape[0])
+        return keys, None if choose_targets is None else choose_targets(logits_fn(images), labels)
 
     @jax.jit
     def start(constants: _Constants, restart: jax.Array, best: _Best | None) -> _State:
@@ -110,40 +116,39 @@ def search(
         return _State(
             step=jnp.zeros((), jnp.int32),
             restart=restart,
-            perturbation=perturbation,
+            adversarial=flatten(images + perturbation),
             gradient=gradient.init(images),
             update=update.init(perturbation),
             best=best if keep_best else None,  # what a step does not use, it should not copy
         )
 
     def step(constants: _Constants, state: _State) -> _State:
+        images, adversarial = constants.images, state.adversarial.reshape(constants.images.shape)
         # Fold 0 belongs to the random start.
         keys = fold_in_each(fold_in_each(constants.keys, state.restart), state.step + 1)
         direction, values, logits, estimator_state = gradient.estimate(
-            keys,
-            lambda images: evaluate(constants, state.restart, images),
-            constants.images + state.perturbation,
-            state.gradient,
+            keys, lambda images: evaluate(constants, state.restart, images), adversarial, state.gradient
         )
         best = state.best
         if best is not None:
-            best = _better(best, candidate(constants, state.perturbation, values, logits))
+            best = _better(best, candidate(constants, state.adversarial, values, logits))
+        perturbation = adversarial - images
         with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic needs it
-            updates, update_state = update.update(direction, state.update, state.perturbation)
-        perturbation = constants.threat.project(state.perturbation + updates, constants.images)
-        return _State(state.step + 1, state.restart, perturbation, estimator_state, update_state, best)
+            updates, update_state = update.update(direction, state.update, perturbation)
+        moved = images + constants.threat.project(perturbation + updates, images)
+        return _State(state.step + 1, state.restart, flatten(moved), estimator_state, update_state, best)
 
     @jax.jit
     def last(constants: _Constants, state: _State, best: _Best) -> _Best:
-        values, logits = evaluate(constants, state.restart, constants.images + state.perturbation)
+        values, logits = evaluate(constants, state.restart, state.adversarial.reshape(constants.images.shape))
         return _better(
-            best if state.best is None else state.best, candidate(constants, state.perturbation, values, logits)
+            best if state.best is None else state.best, candidate(constants, state.adversarial, values, logits)
         )
 
     @jax.jit
-    def finish(constants: _Constants, perturbation: jax.Array) -> jax.Array:
-        # The sum may leave the box by a rounding.
-        return constants.threat.clip(constants.images + perturbation)
+    def finish(constants: _Constants, adversarial: jax.Array) -> jax.Array:
+        # Adding a perturbation may leave the box by a rounding.
+        return constants.threat.clip(adversarial.reshape(constants.images.shape))
 
     def one_restart(constants: _Constants, state: tuple[jax.Array, _Best]) -> tuple[jax.Array, _Best]:
         restart, best = state
@@ -153,18 +158,17 @@ def search(
     def attack(key: jax.Array, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array) -> jax.Array:
         images, labels = jnp.asarray(images), jnp.asarray(labels)
         check_inputs(images, labels)
-        keys = example_keys(key, images.shape[0])
         closure = Closure(logits_fn)
-        targets = targets_of(closure, images, labels)
+        keys, targets = prepare(typed_key(key), closure, images, labels)
         constants = _Constants(threat, closure, keys, images, labels, targets)
         zero = jnp.zeros((), jnp.int32)
         rounds = restarts if targets is None else targets.shape[1]
         if rounds == 1 and not keep_best:
             state = iterate(step, constants, start(constants, zero, None), steps, mode=mode)
-            return finish(constants, state.perturbation)
+            return finish(constants, state.adversarial)
         best = _nothing_yet(images)
         _, best = iterate(one_restart, constants, (zero, best), rounds, mode=mode, compile_step=False)
-        return finish(constants, best.perturbation)
+        return finish(constants, best.adversarial)
 
     return attack
 

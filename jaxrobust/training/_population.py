@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from jaxrobust.data import epoch_batches, to_float
+from jaxrobust.iteration import convolves_slowly, equations
 
 from ._checkpoints import Checkpoints
 from ._objectives import Objective, standard
@@ -202,24 +203,13 @@ def _steps_of_one(
     return _stack([state]), jax.tree.map(lambda *values: jnp.stack(values).sum(0)[None], *metrics)
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
-    """All equations of a (closed) jaxpr, those of inner jaxprs included."""
-    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        yield equation
-        for parameter in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
-            if hasattr(parameter, "eqns"):
-                yield from _equations(parameter)
-
-
 def choose_population_mode(jaxpr: Any, backend: str | None = None) -> PopulationMode:
     """The rule of ``mode="auto"``, given the jaxpr of one member's step."""
-    convolves = any(equation.primitive.name == "conv_general_dilated" for equation in _equations(jaxpr))
-    on_cpu = (backend or jax.default_backend()) == "cpu"
-    return "one_by_one" if convolves and on_cpu else "together"
+    return "one_by_one" if convolves_slowly(jaxpr, backend) else "together"
 
 
 def members_that_fit(jaxpr: Any, memory_limit: float) -> int:
     """How many members fit, by an upper estimate: every value that one member's step computes is kept."""
-    values = (variable.aval for equation in _equations(jaxpr) for variable in equation.outvars)
+    values = (variable.aval for equation in equations(jaxpr) for variable in equation.outvars)
     one = sum(value.size * value.dtype.itemsize for value in values if hasattr(value, "size"))
     return max(1, int(memory_limit // max(one, 1)))

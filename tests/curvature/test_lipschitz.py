@@ -150,6 +150,24 @@ def test_reshaped_kernel_norm_alone_is_no_bound():
     assert norm(conv, convolution="reshaped") == pytest.approx(9.0, rel=1e-6)
 
 
+@pytest.mark.parametrize("kernel", [(3, 3), (2, 3), (1, 1), (5, 5)])
+def test_reshaped_bound_recomputed(kernel):
+    conv = random_conv(19, size=6, inputs=3, outputs=4, kernel=kernel)
+    expected = math.sqrt(math.prod(kernel)) * np.linalg.norm(conv.kernel.reshape(-1, 4), 2)
+    np.testing.assert_allclose(norm(conv, convolution="reshaped"), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [20, 21, 22])
+def test_norms_of_a_random_convolution_are_strictly_ordered(seed):
+    """Check 7.8-2: the reshaped kernel's norm is too small, three times it is enough and more."""
+    conv = random_conv(seed, size=6, inputs=3, outputs=4)
+    reshaped = np.linalg.norm(conv.kernel.reshape(-1, 4), 2)
+    exact = np.linalg.norm(matrix(conv, (6, 6, 3)), 2)
+    fourier = float(norm(conv, convolution="fourier"))
+    assert 1.2 * reshaped < exact <= fourier < 3 * reshaped
+    assert fourier < 1.2 * exact
+
+
 def test_power_iteration_in_double_precision_and_by_tolerance(float64):
     conv = random_conv(11, dtype=np.float64)
     exact = np.linalg.norm(matrix(conv, (5, 5, 2)), 2)

@@ -3,11 +3,14 @@
 import functools
 import itertools
 
+import hypothesis.extra.numpy as arrays
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.fft
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxrobust import frequency
 
@@ -62,6 +65,16 @@ def test_bands_rise_with_the_radius(size, bands):
         assert radius[lower].max() <= radius[upper].min()
 
 
+def test_bands_are_asymmetric_exactly_where_a_cut_splits_equal_radii():
+    masks = np.asarray(frequency.band_masks(32))
+    squared = np.arange(32)[:, None] ** 2 + np.arange(32) ** 2
+    ordered, cuts = np.sort(squared, axis=None), np.cumsum(COUNTS[32])[:-1]
+    split = {ordered[cut] for cut in cuts if ordered[cut - 1] == ordered[cut]}
+    asymmetric = [set(squared[mask != mask.T]) for mask in masks]
+    assert set().union(*asymmetric) == split
+    assert {117, 369} < split  # 117 = 6^2 + 9^2 ends the first band
+
+
 def test_published_bands_have_white_noise_of_the_stated_energy(key):
     masks = frequency.band_masks(32)
     noises = frequency.band_noises(key, masks, 0.01, 100, (32, 32, 3))
@@ -71,6 +84,18 @@ def test_published_bands_have_white_noise_of_the_stated_energy(key):
         np.testing.assert_allclose(band[:, ~mask], 0, atol=1e-5)
         assert np.square(band).sum() / 300 == pytest.approx(0.01 * count, rel=0.03)
         np.testing.assert_allclose(np.cov(band[:, mask].T), 0.01 * np.eye(count), atol=0.004)
+
+
+def test_mean_energy_tells_bands_of_103_and_102_coefficients_apart(key):
+    masks = frequency.band_masks(32)[3:5]
+
+    @jax.jit
+    def total(key):
+        return jnp.sum(jnp.square(frequency.band_noises(key, masks, 0.01, 500, (32, 32, 3))), axis=(1, 2, 3, 4))
+
+    energies = sum(np.asarray(total(part)) for part in jax.random.split(key, 8)) / (8 * 500 * 3)
+    # The standard error of these means of 12 000 energies is 0.0013.
+    np.testing.assert_allclose(energies, [1.03, 1.02], rtol=0, atol=0.004)
 
 
 def test_noises_of_disjoint_bands_are_orthogonal_and_add_up_to_white_noise(masks, noises):
@@ -143,14 +168,16 @@ def test_noisy_images_are_not_clipped():
     assert frequency.noise_correct(above_three, image, np.zeros(1, int), noise).all()
 
 
-def test_constant_classifier_and_zero_noise_change_nothing(noises):
+def test_constant_classifier_and_zero_noise_change_nothing(key, masks, noises):
     images, labels = random_images(30, 8, 8, 1), np.arange(30) % 3
     constant = np.zeros((64, 3), np.float32)  # the first class wins all ties
     correct = frequency.noise_correct(functools.partial(linear_logits, constant), images, labels, noises)
     assert frequency.accuracy_change(labels == 0, correct).tolist() == [0, 0, 0, 0]
     weights = np.random.default_rng(1).normal(size=(64, 3)).astype(np.float32)
     clean = linear_logits(weights, images).argmax(axis=-1) == labels
-    silent = np.zeros_like(noises)
+    assert 0 < np.mean(clean) < 1
+    silent = frequency.band_noises(key, masks, 0.0, 6, (8, 8, 1))
+    assert not np.any(silent)
     correct = frequency.noise_correct(functools.partial(linear_logits, weights), images, labels, silent)
     assert frequency.accuracy_change(clean, correct).tolist() == [0, 0, 0, 0]
 
@@ -159,6 +186,30 @@ def test_accuracy_change_counts_drops_as_positive_points():
     clean = [True, True, True, False]
     noisy = [[[True, False, False, False], [True, True, True, False]], [[True] * 4, [True] * 4]]
     assert frequency.accuracy_change(clean, noisy).tolist() == [25.0, -25.0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from([(1, 1, 1), (3, 2, 7), (2, 5, 3)]), st.data())
+def test_accuracy_change_lies_within_a_hundred_points(shape, data):
+    clean, noisy = data.draw(arrays.arrays(bool, shape[-1])), data.draw(arrays.arrays(bool, shape))
+    change = np.asarray(frequency.accuracy_change(clean, noisy))
+    assert change.shape == shape[:1]
+    assert (np.abs(change) <= 100).all()
+    np.testing.assert_allclose(change, 100 * (clean.mean() - noisy.mean(axis=(1, 2))), atol=1e-4)
+    assert (np.abs(change) == 100).tolist() == [(clean != draws).all() and len(set(clean)) == 1 for draws in noisy]
+
+
+def test_both_extremes_of_the_accuracy_change_are_attained(noises):
+    def is_noisy(x):
+        disturbed = jnp.abs(x).sum(axis=(1, 2)) > 0
+        return jnp.concatenate([~disturbed, disturbed], axis=-1).astype(jnp.float32)
+
+    images = np.zeros((5, 8, 8, 1), np.float32)
+    for label, change in ((0, 100), (1, -100)):
+        labels = np.full(5, label)
+        clean = is_noisy(images).argmax(axis=-1) == labels
+        correct = frequency.noise_correct(is_noisy, images, labels, noises)
+        assert frequency.accuracy_change(clean, correct).tolist() == [change] * 4
 
 
 def test_errors(key):

@@ -1,5 +1,6 @@
 """Energy and frequency filters: published counts, symmetries, projections."""
 
+import functools
 import itertools
 
 import jax
@@ -81,17 +82,18 @@ def test_count_rule_is_near_the_wanted_share(size):
             assert kept / size**2 == pytest.approx(1 - percent / 100, rel=0.01)
 
 
+@pytest.mark.parametrize("size", [8, 28])
 @pytest.mark.parametrize("rule", ["count", "radius"])
-def test_frequency_masks_are_nested_low_pass_masks(rule):
+def test_frequency_masks_are_nested_low_pass_masks(rule, size):
     percents = [0, 0.01, 1, 10, 30, 50, 70, 90, 99, 99.9, 99.9999999]
-    masks = [np.asarray(frequency.frequency_mask(8, percent, rule)) for percent in percents]
+    masks = [np.asarray(frequency.frequency_mask(size, percent, rule)) for percent in percents]
     assert masks[0].all()
     for wider, narrower in itertools.pairwise(masks):
         assert narrower[0, 0]
         assert not (narrower & ~wider).any()
     assert masks[-1].sum() == 1
-    # The inequality as printed would do the opposite: keep [7, 7] and remove [0, 0].
-    assert not any(mask[7, 7] for mask in masks[3:])
+    # The inequality as printed would do the opposite: keep the last coefficient and remove [0, 0].
+    assert not any(mask[-1, -1] for mask in masks[3:])
 
 
 def test_radial_order_is_stable_and_sorted_in_rectangles():
@@ -127,19 +129,24 @@ def test_filters_delete_the_masked_coefficients_and_nothing_else():
         np.testing.assert_allclose(frequency.dct2(filtered), expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("size", [6, 28])
+@pytest.mark.parametrize("rule", ["count", "radius"])
 @settings(max_examples=10, deadline=None)
-@given(st.floats(0, 99.9), st.integers(0, 2**31 - 1))
-def test_frequency_filter_is_a_projection(percent, seed):
-    x, y = np.random.default_rng(seed).random((2, 6, 6, 1), dtype=np.float32)
+@given(st.floats(0, 99.9), st.floats(0, 99.9), st.integers(0, 2**31 - 1))
+def test_frequency_filter_is_a_projection(rule, size, percent, other, seed):
+    x, y = np.random.default_rng(seed).random((2, size, size, 1), dtype=np.float32)
 
-    def filtered(image):
-        return np.asarray(frequency.filter_by_frequency(image, percent))
+    def filtered(image, percent=percent):
+        return np.asarray(frequency.filter_by_frequency(image, percent, rule))
 
     once = filtered(x)
     np.testing.assert_allclose(filtered(once), once, atol=5e-6)
-    np.testing.assert_allclose(filtered(2 * x - 3 * y), 2 * once - 3 * filtered(y), atol=1e-5)
-    assert np.linalg.norm(once) <= np.linalg.norm(x) + 1e-5
-    assert np.linalg.norm(frequency.filter_by_energy(x, percent)) <= np.linalg.norm(x) + 1e-5
+    np.testing.assert_allclose(filtered(2 * x - 3 * y), 2 * once - 3 * filtered(y), atol=2e-5)
+    assert np.linalg.norm(once) <= np.linalg.norm(x) * (1 + 1e-6)
+    assert np.linalg.norm(frequency.filter_by_energy(x, percent)) <= np.linalg.norm(x) * (1 + 1e-6)
+    # The constant part stays, and of two filters the narrower one has the last word.
+    np.testing.assert_allclose(once.mean(), x.mean(), rtol=1e-5)
+    np.testing.assert_allclose(filtered(once, other), filtered(x, max(percent, other)), atol=1e-5)
 
 
 @settings(max_examples=10, deadline=None)
@@ -157,8 +164,23 @@ def test_energy_filter_is_the_best_approximation_of_its_count(percent, seed):
 
 def test_filters_commute_with_the_horizontal_flip():
     images = random_images(2, 8, 6, 3)
-    for filtered in (frequency.filter_by_energy, frequency.filter_by_frequency):
-        np.testing.assert_allclose(filtered(images[:, :, ::-1], 60), filtered(images, 60)[:, :, ::-1], atol=1e-6)
+    by_radius = functools.partial(frequency.filter_by_frequency, rule="radius")
+    for filtered in (frequency.filter_by_energy, frequency.filter_by_frequency, by_radius):
+        for percent in (10, 60, 95):
+            flipped = filtered(images[:, :, ::-1], percent)
+            np.testing.assert_allclose(flipped, filtered(images, percent)[:, :, ::-1], atol=1e-6)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("shape", [(2, 8, 6, 3), (2, 28, 28, 1)])
+def test_energy_mask_ignores_the_horizontal_flip(shape):
+    images = np.random.default_rng(0).random(shape)
+    coefficients, flipped = frequency.dct2(images), frequency.dct2(images[:, :, ::-1])
+    assert np.abs(flipped - coefficients).max() > 0.1
+    np.testing.assert_allclose(np.abs(flipped), np.abs(coefficients), rtol=0, atol=1e-13)
+    for percent in (0.5, *PERCENTS, 99):
+        mask = frequency.energy_mask(coefficients, percent)
+        np.testing.assert_array_equal(frequency.energy_mask(flipped, percent), mask)
 
 
 def test_constant_images_pass_the_filters():

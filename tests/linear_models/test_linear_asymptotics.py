@@ -60,7 +60,11 @@ def runs():
 def test_drift_closed_form(runs, band):
     ratio, weights, quantities = runs[band]
     moved = weights[:, -1, 2] - weights[:, 0, 2]
-    assert (np.abs(moved - quantities["drift"]) <= RATE * np.maximum(5, 1.5 * ratio)).all()
+    distance = np.abs(moved - quantities["drift"])
+    assert (distance <= RATE * np.maximum(5, 1.5 * ratio)).all()
+    if band != "large":
+        assert ratio.max() <= 3
+        assert (distance <= 5 * RATE).all()
     if band == "below a third":
         np.testing.assert_allclose(np.abs(moved), quantities["published_drift"], atol=6 * RATE)
 

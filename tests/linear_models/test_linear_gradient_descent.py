@@ -46,6 +46,17 @@ def test_training_loop_follows_the_closed_form(published, domain):
         assert (run.weights[:, 2] == start[2]).all()
 
 
+@pytest.mark.parametrize(("scale", "rate", "steps"), [(1.0, 0.01, 500), (0.01, 0.5, 1000), (0.01, 50.0, 60)])
+def test_training_in_space_leaves_the_irrelevant_weight(published, scale, rate, steps):
+    # To 1e-15 where the weights are of size 0.1; rounding grows with their size and the number of steps.
+    problem, start = published
+    scaled = linear_models.LeastSquares(problem.variances, scale * problem.target)
+    run = linear_models.train(scaled, optax.sgd(rate), scale * start, steps, record_at=range(steps + 1))
+    np.testing.assert_allclose(run.weights[:, 2], scale * 0.02, rtol=0, atol=1e-15)
+    if scale < 1:
+        assert (run.weights[-1, :2] > 0.7 * scaled.target[:2]).all()
+
+
 @given(st.integers(0, 10_000), st.floats(0.01, 2.2), st.integers(0, 40))
 @settings(max_examples=25, deadline=None)
 def test_closed_form_is_the_iterated_step(seed, learning_rate, steps):

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,16 +18,16 @@ def problem(float64):
 def test_spatial_quantities_of_the_published_problem(problem):
     weights = linear_models.published_initial_weights(jnp.float64)
     start, target = linear_models.to_space(weights), linear_models.to_space(problem.target)
-    np.testing.assert_allclose(start, [0.0068674, -0.0105564, 0.0210095], atol=5e-8)
-    np.testing.assert_allclose(target, [9.9578192, 2.8867513, -4.1843165], atol=5e-8)
+    np.testing.assert_allclose(start, [0.0068674, -0.0105564, 0.0210095], rtol=0, atol=5e-8)
+    np.testing.assert_allclose(target, [9.9578192, 2.8867513, -4.1843165], rtol=0, atol=5e-8)
     covariance = [
         [0.00458333, 0.00333333, 0.00208333],
         [0.00333333, 0.00333333, 0.00333333],
         [0.00208333, 0.00333333, 0.00458333],
     ]
-    np.testing.assert_allclose(problem.covariance, covariance, atol=5e-9)
+    np.testing.assert_allclose(problem.covariance, covariance, rtol=0, atol=5e-9)
     gradient = problem.covariance @ (start - target)
-    np.testing.assert_allclose(gradient, [-0.0465051, -0.0288098, -0.0111144], atol=5e-8)
+    np.testing.assert_allclose(gradient, [-0.0465051, -0.0288098, -0.0111144], rtol=0, atol=5e-8)
 
 
 def test_first_gradient_is_that_of_the_mean_squared_error(problem, key):
@@ -69,15 +71,18 @@ def test_every_sample_is_redundant_in_space(problem, key):
 
 def test_published_table_of_spatial_structures(float64):
     """Rows of table 4.8: which frequencies are present, and the signal they make."""
-    x0, x1, x2 = 0.7, -1.3, 2.1
-    rows = {
-        (x0, 0, 0): np.array([1, 1, 1]) * x0 / np.sqrt(3),
-        (0, x1, 0): np.array([1, 0, -1]) * x1 / np.sqrt(2),
-        (0, 0, x2): np.array([1, -2, 1]) * x2 / np.sqrt(6),
-        (x0, x1, 0): [x0 / np.sqrt(3) + x1 / np.sqrt(2), x0 / np.sqrt(3), x0 / np.sqrt(3) - x1 / np.sqrt(2)],
-    }
-    for coefficients, signal in rows.items():
-        np.testing.assert_allclose(linear_models.to_space(jnp.array(coefficients)), signal, atol=1e-15)
+    values = np.array([0.7, -1.3, 2.1])
+    columns = np.array([[1, 1, 1] / np.sqrt(3), [1, 0, -1] / np.sqrt(2), [1, -2, 1] / np.sqrt(6)])  # of C^T
+    subsets = [subset for count in (1, 2, 3) for subset in itertools.combinations(range(3), count)]
+    assert len(subsets) == 7
+    for subset in subsets:
+        coefficients = np.where(np.isin(np.arange(3), subset), values, 0)
+        signal = sum(values[index] * columns[index] for index in subset)
+        np.testing.assert_allclose(linear_models.to_space(jnp.asarray(coefficients)), signal, rtol=0, atol=1e-15)
+    x0, x1, _ = values  # the study's own way to write the row of the linear study
+    first, last = x0 / np.sqrt(3) + x1 / np.sqrt(2), x0 / np.sqrt(3) - x1 / np.sqrt(2)
+    in_space = linear_models.to_space(jnp.array([x0, x1, 0.0]))
+    np.testing.assert_allclose(in_space, [first, x0 / np.sqrt(3), last], rtol=0, atol=1e-15)
 
 
 def test_irrelevant_frequencies_and_robust_minimiser(float64):

@@ -65,17 +65,17 @@ def test_training_on_dct_coefficients_hides_the_effect(published, name):
 
 
 @pytest.mark.parametrize(
-    ("changes", "weight"),
+    ("changes", "weight", "digits"),
     [
-        ({"eps_in_sqrt": True}, -5.3835),
-        ({"decay": 0.9, "eps_in_sqrt": True}, -4.6651),
-        ({"bias_correction": True}, -5.324),
+        ({"eps_in_sqrt": True}, -5.3835, 4),
+        ({"decay": 0.9, "eps_in_sqrt": True}, -4.6651, 4),
+        ({"bias_correction": True}, -5.324, 3),
     ],
 )
-def test_other_rmsprop_settings_end_elsewhere(published, changes, weight):
+def test_other_rmsprop_settings_end_elsewhere(published, changes, weight, digits):
     problem, start = published
     run = linear_models.train(problem, rmsprop(**changes), start, 20_000, record_at=[20_000])
-    np.testing.assert_allclose(run.weights[0, 2], weight, atol=6e-4)
+    np.testing.assert_allclose(run.weights[0, 2], weight, rtol=0, atol=0.5 * 10**-digits)
 
 
 def test_permuting_the_inputs_changes_nothing(published):
@@ -183,3 +183,39 @@ def test_published_study_with_fresh_samples():
         ratio = risks["signgd"] / linear_models.adversarial_risk(problem, converged, THREAT)
         assert 1.11 < ratio < 1.15
         assert 1.13 < risks["signgd"] / risks["gd"] < 1.15  # as published, with gradient descent not converged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "samples", "weights", "risks"),
+    [
+        ("signgd", 1000, (-4.03, -3.85), (139.5, 141.3)),
+        ("signgd", 5000, (-4.21, -4.08), (141.5, 142.6)),
+        ("adam", 1000, (-4.92, -4.83), (148.5, 149.0)),
+        ("rmsprop", 1000, (-5.33, -5.25), (152.7, 153.3)),
+    ],
+)
+def test_sampled_runs_of_four_seeds(published, name, samples, weights, risks):
+    """Section 6.6 quotes the intervals of four seeds of a prototype; those asserted here are wider.
+
+    Quoted: signGD on 1000 samples -3.95 to -3.85 and 139.9 to 140.6, on 5000 samples 141.6 to 142.0; Adam 148.8 to
+    148.9, RMSProp 153.1 to 153.2. Here: -4.00 to -3.95 and 140.6 to 141.2, 141.9 to 142.6; 148.6 to 148.9, 152.8 to
+    153.1. Mean and standard deviation of 128 of our seeds: -3.961 (0.045) and 140.68 (0.36), 142.01 (0.26); 148.79
+    (0.17), 153.07 (0.17). So four seeds may leave the quoted intervals, which reach up to 2.5 deviations away from
+    the mean. Loops that draw the samples themselves, in JAX and in plain NumPy, have the same mean weight of signGD.
+    """
+    problem, start = published
+    optimizer = OPTIMIZERS[name]
+
+    def run(key):  # the last two states: signGD ends in a cycle of two
+        record_at = [STEPS - 1, STEPS]
+        return linear_models.train(
+            problem, optimizer, start, STEPS, key=key, samples=samples, record_at=record_at
+        ).weights
+
+    last = jax.vmap(run)(jax.vmap(jax.random.key)(jnp.arange(4)))
+    assert linear_models.standard_risk(problem, last).max() < 1e-4
+    found = linear_models.adversarial_risk(problem, last, THREAT)
+    assert ((weights[0] < last[..., 2]) & (last[..., 2] < weights[1])).all()
+    assert ((risks[0] < found) & (found < risks[1])).all()
+    assert np.unique(last[:, -1, 2]).size > 1

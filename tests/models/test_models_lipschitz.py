@@ -1,5 +1,6 @@
 """Descriptions of networks for Lipschitz bounds."""
 
+import functools
 import math
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust import curvature, models
+from jaxrobust import L2, attacks, curvature, evaluation, losses, models
 
 KEY = jax.random.key(0)
 STD = (0.5, 0.25)
@@ -100,6 +101,7 @@ def test_cnn4_at_initialisation():
     layers = models.lipschitz_layers(model, variables, (28, 28, 1))
     norms = curvature.layer_norms(layers, 2, convolution="fourier")
     np.testing.assert_allclose(norms, [3.0, 1.4, 0.61, 0.70], rtol=0.12)
+    np.testing.assert_allclose(np.prod(np.asarray(norms)), 1.8, rtol=0.15)
 
 
 @pytest.mark.slow
@@ -134,3 +136,24 @@ def test_errors():
         models.lipschitz_layers(model, jax.tree.map(lambda leaf: leaf[None], variables), (6, 6, 1))
     with pytest.raises(ValueError, match="with running statistics"):
         models.lipschitz_layers(model.clone(batch_norm=True), {"params": variables["params"]}, (6, 6, 1))
+
+
+@pytest.mark.parametrize("name", ["mlp", "small_cnn"])
+def test_no_attack_breaks_what_is_certified(name):
+    """Check 7.8-4: margin > sqrt(2) L eps means robust, for every example."""
+    model, shape = NETWORKS[name]
+    images = np.random.default_rng(3).uniform(size=(100, *shape)).astype(np.float32)
+    variables = model.init(KEY, images)
+    logits_fn = functools.partial(model.apply, variables)
+    logits = np.asarray(logits_fn(images))
+    labels = logits.argmax(-1).astype(np.int32)
+    labels[::20] = (labels[::20] + 1) % 3  # some are wrong
+    bound = curvature.lipschitz_upper_bound(models.lipschitz_layers(model, variables, shape), 2, key=KEY)
+    radii = np.asarray(curvature.certified_radius(-losses.margin(jnp.asarray(logits), jnp.asarray(labels)), bound))
+    eps = float(np.median(radii))
+    certified, clean = radii > eps, radii > 0
+    assert 0 < certified.mean() < clean.mean() < 1
+    threat = L2(eps)
+    for attack in (attacks.multi_targeted_pgd(threat), attacks.pgd(threat)):
+        survives = evaluation.correct(logits_fn, images, labels, attack=attack, key=KEY)
+        assert not (certified & ~survives).any()
