@@ -162,7 +162,6 @@ def _member_functions(
 ) -> tuple[MemberInit, MemberStep]:
     apply = linen_apply(model)
 
-    @jax.jit
     def init(rate: jax.Array, key: jax.Array, images: jax.Array) -> TrainState:
         return init_state(model, key, to_float(images), optimizer(rate))
 

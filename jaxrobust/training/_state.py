@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
@@ -64,8 +65,20 @@ def linen_apply(model: nn.Module) -> Apply:
 def init_state(
     model: nn.Module, key: jax.Array, images: jax.Array, optimizer: optax.GradientTransformation
 ) -> TrainState:
-    """Initial state of a Flax Linen module for images of the given shape and dtype (values are not read)."""
+    """Initial state of a Flax Linen module for images of the given shape and dtype (values are not read).
+
+    Args:
+        model: its attributes must be hashable: equal models share one compiled initialisation.
+        key: of the run; one half draws the parameters.
+        images: one batch, ``[batch, height, width, channels]``.
+        optimizer: whose state is made for the parameters.
+    """
     init_key, run_key = jax.random.split(key)
-    variables = dict(model.init(init_key, images))
+    variables = dict(_init_variables(model, init_key, images))
     params = variables.pop("params")
     return TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params), run_key)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # compiling the random draws takes seconds, so once per model
+def _init_variables(model: nn.Module, key: jax.Array, images: jax.Array) -> Any:
+    return model.init(key, images)
