@@ -3,7 +3,7 @@
 For an MLP and a small CNN on the bundled digits it times the sweep
 
 * as one call of ``training.train_population`` in its automatic mode, and in the mode it did not choose;
-* as 24 separate calls in the same process (each compiles its step anew, as 24 runs of a script function would);
+* as 24 separate calls in the same process (each compiles its step anew, as 24 calls of a script's function would);
 * as 24 processes, one after the other.
 
 Times include compilation. Interpreter start and imports are part of the 24 processes alone.
@@ -46,6 +46,9 @@ def train(network: str, rates: list[float], seeds: list[int], epochs: int, mode:
 
 
 def seconds(function, *arguments) -> float:
+    import jax
+
+    jax.clear_caches()  # nothing is left to the second figure of what the first compiled
     begin = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - begin

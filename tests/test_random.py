@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.random import example_keys, fold_in_each
+from jaxrobust.random import example_keys, fold_in_each, normal, uniform
 
 
 def data(keys):
@@ -37,3 +37,11 @@ def test_errors(key):
         example_keys(jax.random.split(key, 3), 4)
     with pytest.raises(ValueError, match="expected a random key"):
         example_keys(jnp.zeros(2), 2)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 3, 2, 5), (0, 4)])
+def test_flat_draws_are_those_of_jax(key, shape):
+    np.testing.assert_array_equal(normal(key, shape), jax.random.normal(key, shape))
+    np.testing.assert_array_equal(
+        uniform(key, shape, minval=-2, maxval=3), jax.random.uniform(key, shape, minval=-2, maxval=3)
+    )

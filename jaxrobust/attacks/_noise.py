@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust._types import LogitsFn
-from jaxrobust.random import example_keys
+from jaxrobust.random import example_keys, normal
 from jaxrobust.threat import ThreatModel
 
 from ._types import Attack, check_inputs
@@ -41,7 +41,7 @@ def _add_gaussian(
     keys: jax.Array, images: jax.Array, variance: jax.Array, bounds: tuple[float, float] | None
 ) -> jax.Array:
     # Compiled once for all variances: the random numbers are what takes long to compile.
-    noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
+    noise = jax.vmap(lambda key: normal(key, images.shape[1:], images.dtype))(keys)
     noisy = images + jnp.sqrt(variance) * noise
     return noisy if bounds is None else jnp.clip(noisy, *bounds)
 

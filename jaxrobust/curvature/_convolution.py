@@ -8,6 +8,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.random import normal
+
 from ._layers import Conv, Pair
 from ._norms import windows_per_pixel
 
@@ -84,7 +86,7 @@ def power_iteration(key: jax.Array, conv: Conv, tolerance: float) -> jax.Array:
     this is a measurement, and XLA runs convolutions slowly inside ``lax`` loops on CPU.
     """
     shape = (1, *conv.input_shape, conv.kernel.shape[2])
-    vector = jax.random.normal(key, shape, conv.kernel.dtype)
+    vector = normal(key, shape, conv.kernel.dtype)
     if isinstance(vector, jax.core.Tracer) or isinstance(conv.kernel, jax.core.Tracer):
         raise ValueError(
             "power iteration stops by the values it finds and cannot run inside jit, grad or vmap; "

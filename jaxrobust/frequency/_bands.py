@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
+from jaxrobust.random import normal
+
 from ._dct import idct2
 from ._spectrum import Size, height_width, radial_order
 
@@ -80,7 +82,7 @@ def band_noise(
         )
     if not isinstance(variance, jax.core.Tracer) and not variance >= 0:
         raise ValueError(f"variance must be at least 0, got {variance}")
-    delta = jnp.sqrt(jnp.asarray(variance, dtype)) * jax.random.normal(key, shape, dtype)
+    delta = jnp.sqrt(jnp.asarray(variance, dtype)) * normal(key, shape, dtype)
     return idct2(jnp.where(mask[..., None], delta, 0))
 
 

@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.random import uniform
+
 Initializer = Literal["torch", "zeros"]
 BATCH_NORM_EPSILON = 1e-5
 
@@ -33,7 +35,7 @@ def torch_default_init(fan_in: int) -> tuple[nn.initializers.Initializer, nn.ini
     bound = 1 / math.sqrt(fan_in)
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        return uniform(key, shape, dtype, -bound, bound)
 
     return init, init
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.pytree import register_pytree_dataclass
-from jaxrobust.random import example_keys
+from jaxrobust.random import example_keys, uniform
 
 from ._base import Bounds, Box, flatten
 
@@ -51,5 +51,5 @@ class Linf(Box):
     def sample(self, key: jax.Array, images: jax.Array) -> jax.Array:
         """Uniform in the cube, then clipped to the box."""
         keys = example_keys(key, images.shape[0])
-        uniform = jax.vmap(lambda k: jax.random.uniform(k, images.shape[1:], images.dtype, -1, 1))(keys)
-        return self.project(self.radius(images) * uniform, images)
+        points = jax.vmap(lambda k: uniform(k, images.shape[1:], images.dtype, -1, 1))(keys)
+        return self.project(self.radius(images) * points, images)
