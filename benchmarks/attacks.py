@@ -7,9 +7,9 @@ For an MLP and a CNN it times, in one process and on the same batch:
 * on CPU also the attack of the CNN inside ``lax.fori_loop``, which is why the driver does not choose it there.
 
 The ratio PGD-20 / bare is to be at most 1.10. Rounds of both are interleaved and the median of their ratios is
-reported, so that a change of the machine's speed does not decide.
+reported, so that a change of the machine's speed does not decide; a network has its rounds for at least ``--seconds``.
 
-    python benchmarks/attacks.py [--rounds 15] [--batch 128]
+    python benchmarks/attacks.py [--seconds 40] [--batch 128]
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def seconds(function: Callable[[], jax.Array]) -> float:
     return time.perf_counter() - begin
 
 
-def measure(name: str, rounds: int, batch: int) -> dict[str, float | str]:
+def measure(name: str, least_seconds: float, batch: int) -> dict[str, float | str]:
     make, shape = NETWORKS[name]
     model = make()
     rng = np.random.default_rng(0)
@@ -64,12 +64,14 @@ def measure(name: str, rounds: int, batch: int) -> dict[str, float | str]:
     runs = {"bare": bare, "pgd": lambda: attack(key, logits_fn, images, labels)}
     compiling = {run: seconds(function) for run, function in runs.items()}
     times: dict[str, list[float]] = {run: [] for run in runs}
-    for _ in range(rounds):
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < least_seconds:
         for run, function in runs.items():
             times[run].append(seconds(function))
     ratios = [a / b for a, b in zip(times["pgd"], times["bare"], strict=True)]
     result: dict[str, float | str] = {
         "network": name,
+        "rounds": len(ratios),
         "bare_ms": 1e3 * statistics.median(times["bare"]),
         "pgd_ms": 1e3 * statistics.median(times["pgd"]),
         "ratio": statistics.median(ratios),
@@ -86,12 +88,12 @@ def measure(name: str, rounds: int, batch: int) -> dict[str, float | str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=40)
     parser.add_argument("--batch", type=int, default=128)
     arguments = parser.parse_args()
     print(json.dumps({"backend": jax.default_backend(), "jax": jax.__version__, "batch": arguments.batch}))
     for name in NETWORKS:
-        result = measure(name, arguments.rounds, arguments.batch)
+        result = measure(name, arguments.seconds, arguments.batch)
         print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}))
 
 

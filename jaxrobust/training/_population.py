@@ -66,8 +66,8 @@ def train_population(
     A seed decides initialisation, data order and augmentation, so members of equal seed differ by their learning
     rate alone. ``"together"`` maps one compiled step over parameters, optimizer state, key and learning rate;
     ``"one_by_one"`` trains the members in turn with the same step, and the results agree to rounding.
-    ``"auto"`` trains together except where the network has convolutions and the backend is CPU: there XLA runs
-    convolutions with batched kernels several times slower (``benchmarks/population.py`` measures it).
+    ``"auto"`` trains together except where the network has convolutions and the backend is CPU: there XLA may run
+    convolutions with batched kernels many times slower (``benchmarks/results/README.md``: eleven times for CNN-4).
 
     Args:
         model: a Flax Linen module whose ``__call__`` takes ``train``; its attributes must be hashable.
