@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -52,7 +52,7 @@ class Run:
 
     Args:
         folder: made if missing.
-        configuration: what decides the numbers, as JSON values. A folder belongs to one configuration.
+        configuration: what decides the numbers, as JSON values. A folder belongs to the configuration of what it holds.
 
     Raises:
         StudyError: if the folder cannot be written, is in use by another run, or holds another configuration.
@@ -90,10 +90,10 @@ class Run:
     def _check_configuration(self, configuration: dict[str, Any]) -> None:
         path = self.folder / "config.json"
         stored = _read(path)
-        if stored is None:
+        if stored is None or self._is_empty():
             write_atomically(path, lambda temporary: temporary.write_text(_dump(configuration)))
             return
-        differences = _differences(stored, configuration)
+        differences = list(_differences(stored, configuration))
         if differences:
             self._lock.close()
             listed = "; ".join(differences[:5]) + (" ..." if len(differences) > 5 else "")
@@ -101,6 +101,10 @@ class Run:
                 f"{self.folder} holds results of another configuration ({listed}); choose another folder with "
                 "--output, or delete this one"
             )
+
+    def _is_empty(self) -> bool:
+        """Whether nothing was computed yet: a run that ended in a mistake does not claim the folder."""
+        return not any(self._cells.glob("*.json")) and not (self.folder / "checkpoints").exists()
 
     def cell(
         self,
@@ -170,12 +174,16 @@ class Run:
         self.write_text("metrics.jsonl", "".join(json.dumps(record, sort_keys=True) + "\n" for record in records))
 
 
-def _differences(stored: Any, given: Any, path: str = "") -> list[str]:
-    if isinstance(stored, dict) and isinstance(given, dict):
-        keys = sorted({*stored, *given})
-        return [
-            text
-            for key in keys
-            for text in _differences(stored.get(key), given.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if stored == given else [f"{path}: {json.dumps(stored)} there, {json.dumps(given)} now"]
+def _differences(stored: Any, given: Any, path: str = "") -> Iterator[str]:
+    if not isinstance(stored, dict) or not isinstance(given, dict):
+        if stored != given:
+            yield f"{path}: {json.dumps(stored)} there, {json.dumps(given)} now"
+        return
+    for key in sorted({*stored, *given}):
+        inner = f"{path}.{key}" if path else key
+        if key not in given:
+            yield f"{inner}: there, but not now"
+        elif key not in stored:
+            yield f"{inner}: now, but not there"
+        else:
+            yield from _differences(stored[key], given[key], inner)

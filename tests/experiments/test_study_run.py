@@ -41,12 +41,29 @@ def test_a_truncated_cell_is_computed_again(tmp_path, content):
 
 
 def test_another_configuration_is_refused_with_the_differences(tmp_path):
-    with Run(tmp_path, {"seeds": (0, 1), "preset": "small"}):
-        pass
-    with Run(tmp_path, {"seeds": [0, 1], "preset": "small"}):
+    with Run(tmp_path, {"seeds": (0, 1), "old": {"x": 1}}) as run:
+        run.cell("a", lambda: {"x": 1})
+    with Run(tmp_path, {"seeds": [0, 1], "old": {"x": 1}}):
         pass  # tuples and lists are the same JSON
-    with pytest.raises(StudyError, match=r"seeds: \[0, 1\] there, \[0\] now.*--output"):
-        Run(tmp_path, {"seeds": (0,), "preset": "small"})
+    with pytest.raises(StudyError, match=r"\(new: now, but not there; old: there, but not now; seeds: .*\).*--output"):
+        Run(tmp_path, {"seeds": (0,), "new": {"y": 1}})
+    with pytest.raises(StudyError, match=r"\(seeds: \[0, 1\] there, \[0\] now\)"):
+        Run(tmp_path, {"seeds": (0,), "old": {"x": 1}})
+
+
+@pytest.mark.parametrize("left", ["nothing", "cell", "checkpoints"])
+def test_a_folder_without_results_takes_another_configuration(tmp_path, left):
+    with Run(tmp_path, {"data set": "mistyped"}) as run:
+        if left == "cell":
+            run.cell("a", lambda: {"x": 1})
+        elif left == "checkpoints":
+            (tmp_path / "checkpoints").mkdir()
+    if left == "nothing":
+        with Run(tmp_path, {"data set": "digits"}):
+            assert "digits" in (tmp_path / "config.json").read_text()
+    else:
+        with pytest.raises(StudyError, match="another configuration"):
+            Run(tmp_path, {"data set": "digits"})
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
