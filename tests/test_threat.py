@@ -110,6 +110,16 @@ def test_l1_projection_in_float32_agrees_with_bisection_in_float64(scale, eps):
     assert np.abs(found - wanted).sum(1).max() <= 1e-4 * eps
 
 
+def test_l1_projection_in_a_fused_program():
+    # XLA may compute the perturbation once for the sort and once for the sum, rounded differently.
+    x, step, scale = draw(0, (2000, 16), 0.1), draw(1, (2000, 16)), jnp.float32(0.05)
+    pixels = images(2, (2000, 16))
+    moved = jax.jit(lambda x, step, scale: L1(1.0).project((pixels + x - pixels) + scale * step, pixels))(
+        x, step, scale
+    )
+    assert float(L1(1.0).norm(moved).max()) <= 1 + 1e-5
+
+
 def test_l1_projection_leaves_what_is_inside():
     p = draw(0, scale=1e-3)
     np.testing.assert_allclose(L1(5.0).project(p), p, atol=1e-8)

@@ -103,7 +103,9 @@ def _shrink(size: jax.Array, limit: jax.Array, eps: jax.Array) -> jax.Array:
     ends = (jnp.zeros((), jnp.int32), jnp.asarray(breakpoints.size - 1, jnp.int32))
     inside, outside = jax.lax.fori_loop(0, breakpoints.size.bit_length(), halve, ends)
     upper, lower = breakpoints[inside], breakpoints[outside]
-    growing = ((size >= upper) & (stop <= lower)).sum(dtype=size.dtype)
+    # Compared with the middle, never for equality: a fused program may compute ``size`` twice, rounded differently.
+    between = (upper + lower) / 2
+    growing = ((size > between) & (stop < between)).sum(dtype=size.dtype)
     rest = jnp.where(growing > 0, (eps - kept(upper).sum()) / jnp.maximum(growing, 1), 0)
     grown = jnp.maximum(size - upper + jnp.clip(rest, 0, upper - lower), 0)
     return jnp.where(limit.sum() > eps, jnp.minimum(grown, limit), limit)
