@@ -20,8 +20,9 @@ def _is_correct(logits_fn: LogitsFn, images: jax.Array, labels: jax.Array, top_k
     """Whether the label is among the ``top_k`` largest logits; ties count for the lower class number."""
     logits = logits_fn(images)
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
-    ahead = (logits > own) | ((logits == own) & earlier)
+    classes, labels = jnp.arange(logits.shape[-1]), labels[:, None]
+    # Never the label against itself: a fused program may compute a logit twice, rounded differently.
+    ahead = ((logits >= own) & (classes < labels)) | ((logits > own) & (classes > labels))
     return (ahead.sum(-1) < top_k) & jnp.isfinite(logits).all(-1)
 
 
