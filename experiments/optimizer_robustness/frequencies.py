@@ -35,10 +35,9 @@ def measure(networks: Networks, setting: Setting, kind: str, percent: int) -> di
         dataset = networks.dataset(setting.dataset)
         rate = networks.learning_rate(setting, "sgd")
         images = filter_images(kind, dataset.train_images, percent) if percent else dataset.train_images
-        folder = networks.run.folder / "checkpoints" / name.replace("/", "--")
         pairs = [(rate, seed) for seed in setting.seeds]
         model = networks.model(setting)
-        population = train(model, dataset, images, setting, "sgd", pairs, folder)
+        population = train(model, dataset, images, setting, "sgd", pairs, networks.run.checkpoints(name))
         return {
             "accuracy": [
                 evaluation.accuracy(

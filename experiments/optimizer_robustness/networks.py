@@ -151,7 +151,7 @@ class Networks:
         pairs: list[tuple[float, int]],
         name: str,
     ) -> training.Population:
-        folder = self.run.folder / "checkpoints" / name.replace("/", "--")
+        folder = self.run.checkpoints(name)
         if not setting.head_only:
             return train(self.model(setting), dataset, dataset.train_images, setting, optimizer, pairs, folder)
         model, images = cast(models.ViT, self.model(setting)), dataset.train_images

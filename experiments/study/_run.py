@@ -35,6 +35,11 @@ def _dump(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True) + "\n"
 
 
+def _stem(name: str) -> str:
+    """A cell's name as the name of a file."""
+    return name.replace("/", "--")
+
+
 def _read(path: Path) -> Any | None:
     """The JSON in a file, or ``None`` if it is missing or cut short."""
     try:
@@ -60,7 +65,7 @@ class Run:
 
     def __init__(self, folder: str | Path, configuration: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
-        self._cells = self.folder / "cells"
+        self._cells, self._checkpoints = self.folder / "cells", self.folder / "checkpoints"
         try:
             self._cells.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / ".lock").open("w")
@@ -104,7 +109,7 @@ class Run:
 
     def _is_empty(self) -> bool:
         """Whether nothing was computed yet: a run that ended in a mistake does not claim the folder."""
-        return not any(self._cells.glob("*.json")) and not (self.folder / "checkpoints").exists()
+        return not any(self._cells.glob("*.json")) and not self._checkpoints.exists()
 
     def cell(
         self,
@@ -121,8 +126,7 @@ class Run:
         Raises:
             StudyError: if the result cannot be written (a full disk, for instance).
         """
-        stem = name.replace("/", "--")
-        path, arrays_path = self._cells / f"{stem}.json", self._cells / f"{stem}.npz"
+        path, arrays_path = self._cells / f"{_stem(name)}.json", self._cells / f"{_stem(name)}.npz"
         if _read(path) is None:
             begin = time.monotonic()
             self.progress.begin(name)
@@ -150,7 +154,11 @@ class Run:
 
     def is_finished(self, name: str) -> bool:
         """Whether the cell is on disk."""
-        return _read(self._cells / f"{name.replace('/', '--')}.json") is not None
+        return _read(self._cells / f"{_stem(name)}.json") is not None
+
+    def checkpoints(self, name: str) -> Path:
+        """Where a long cell keeps its progress while it is being computed; whoever fills the folder removes it."""
+        return self._checkpoints / _stem(name)
 
     def write_section(self, part: str, section: Section) -> None:
         """Store one part's section, so that the report holds every part that is finished."""

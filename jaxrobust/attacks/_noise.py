@@ -40,7 +40,7 @@ def gaussian_noise(variance: float, *, bounds: tuple[float, float] | None = (0.0
 def _add_gaussian(
     keys: jax.Array, images: jax.Array, variance: jax.Array, bounds: tuple[float, float] | None
 ) -> jax.Array:
-    # Compiled once for all variances: the random numbers are what takes long to compile.
+    # Compiled once for all variances, and so apart from the attack object.
     noise = jax.vmap(lambda key: normal(key, images.shape[1:], images.dtype))(keys)
     noisy = images + jnp.sqrt(variance) * noise
     return noisy if bounds is None else jnp.clip(noisy, *bounds)
