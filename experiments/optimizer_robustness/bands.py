@@ -22,6 +22,7 @@ from experiments.study import (
     save_figure,
     subplots,
     verdict,
+    verdict_alike,
 )
 from jaxrobust import attacks, data, evaluation, frequency
 
@@ -174,9 +175,9 @@ def _claims(setting: Setting, changes: dict[str, dict[str, list[float]]]) -> Ite
         yield Claim(
             f"{setting.name}: {relevant} hits SGD and {LABELS[name]} alike (within 3 points)",
             "alike",
-            str(low),
+            low.interval,
             "",
-            holds(abs(low.mean) < 3),
+            verdict_alike(low, within=3),
         )
     if setting.empty_variances:
         return

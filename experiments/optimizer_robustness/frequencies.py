@@ -6,7 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from experiments.study import Claim, Section, Table, estimate, holds, save_figure, subplots
+from experiments.study import (
+    Claim,
+    Section,
+    Table,
+    estimate,
+    paired_difference,
+    save_figure,
+    subplots,
+    verdict,
+    verdict_alike,
+)
 from jaxrobust import data, evaluation, frequency, training
 
 from .config import Setting
@@ -104,27 +114,15 @@ def run(networks: Networks, settings: list[Setting]) -> Section:
 
 
 def _claims(setting: Setting, curves: dict[str, dict[int, list[float]]]) -> list[Claim]:
-    mean = {kind: {p: float(np.mean(values)) for p, values in curve.items()} for kind, curve in curves.items()}
-    claims = [
-        Claim(
-            f"{setting.name}: half of the coefficients can be removed by {kind} (within 1.5 points)",
-            "nearly flat",
-            f"{curve[50] - curve[0]:+.2f} points",
-            "",
-            holds(abs(curve[50] - curve[0]) <= 1.5),
-        )
-        for kind, curve in mean.items()
-    ]
-    gaps = [mean["energy"][percent] - mean["frequency"][percent] for percent in PERCENTS if percent >= 70]
-    claims.append(
-        Claim(
-            f"{setting.name}: from 70 % on, removing by energy costs no more than by frequency",
-            "costs no more",
-            ", ".join(f"{gap:+.2f}" for gap in gaps) + " points",
-            "",
-            holds(min(gaps) >= 0),
-        )
-    )
+    claims = []
+    for kind, curve in curves.items():
+        change = paired_difference(curve[50], curve[0])
+        text = f"{setting.name}: half of the coefficients can be removed by {kind} (within 1.5 points)"
+        claims.append(Claim(text, "nearly flat", change.interval, "", verdict_alike(change, within=1.5)))
+    for percent in (percent for percent in PERCENTS if percent >= 70):
+        gap = paired_difference(curves["energy"][percent], curves["frequency"][percent])
+        text = f"{setting.name}: removing {percent} % by energy costs less than by frequency"
+        claims.append(Claim(text, "costs less", str(gap), "", verdict(gap)))
     return claims
 
 

@@ -13,6 +13,7 @@ from ._report import holds as holds
 from ._report import print_table as print_table
 from ._report import report as report
 from ._report import verdict as verdict
+from ._report import verdict_alike as verdict_alike
 from ._run import Run as Run
 from ._run import StudyError as StudyError
 from ._statistics import Estimate as Estimate

@@ -24,8 +24,20 @@ def verdict(difference: PairedDifference, at_least: float = 0.0) -> Verdict:
     return "does not hold" if difference.high < at_least else "not shown"
 
 
+def verdict_alike(difference: PairedDifference, within: float) -> Verdict:
+    """Whether ``|a - b| < within`` is shown by the interval over seeds, refuted by it, or neither.
+
+    A single seed shows nothing, whatever its value.
+    """
+    if math.isnan(difference.low):
+        return "not shown"
+    if -within < difference.low and difference.high < within:
+        return "holds"
+    return "does not hold" if difference.low > within or difference.high < -within else "not shown"
+
+
 def holds(condition: bool) -> Verdict:
-    """The verdict on an exact statement."""
+    """The verdict on an exact statement; what is measured over seeds needs an interval."""
     return "holds" if condition else "does not hold"
 
 
@@ -116,7 +128,11 @@ def report(title: str, introduction: Iterable[str], sections: Iterable[Section])
     counted = [claim.verdict for section in sections for claim in section.claims if claim.counted]
     words: tuple[Verdict, ...] = ("holds", "does not hold", "not shown")
     summary = ", ".join(f"{counted.count(word)} × {word}" for word in words)
-    lines = [f"# {title}\n", *(f"{line}\n" for line in introduction), f"Claims: {summary}.\n"]
+    rule = (
+        "A claim measured over seeds holds, or does not, where its 95 % interval leaves no doubt; otherwise, and with a "
+        "single seed, it is not shown."
+    )
+    lines = [f"# {title}\n", *(f"{line}\n" for line in introduction), f"Claims: {summary}. {rule}\n"]
     return "\n".join([*lines, *(section.markdown() for section in sections)])
 
 

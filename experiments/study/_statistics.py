@@ -30,10 +30,13 @@ class PairedDifference(NamedTuple):
     high: float
     p_value: float
 
+    @property
+    def interval(self) -> str:
+        """Mean and interval as text: what says whether ``a`` and ``b`` are alike, on which the p-value is silent."""
+        return f"{self.mean:+.2f}" + ("" if math.isnan(self.low) else f" [{self.low:+.2f}, {self.high:+.2f}]")
+
     def __str__(self) -> str:
-        if math.isnan(self.low):
-            return f"{self.mean:+.2f}"
-        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}], p = {self.p_value:.2g}"
+        return self.interval + ("" if math.isnan(self.p_value) else f", p = {self.p_value:.2g}")
 
 
 def estimate(values: Sequence[float]) -> Estimate:

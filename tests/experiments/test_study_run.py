@@ -173,6 +173,17 @@ class TestStatistics:
         assert verdict(paired_difference([2.0, 3.0], [1.0, 2.0])) == "holds"
         assert verdict(paired_difference([1.0, 2.0], [2.0, 3.0])) == "does not hold"
         assert verdict(paired_difference([1.0, 2.0, 3.0], [2.0, 1.0, 3.0])) == "not shown"
+
+    def test_alike_needs_the_whole_interval(self):
+        from experiments.study import paired_difference, verdict_alike
+
+        assert verdict_alike(paired_difference([2.0], [2.0]), within=1) == "not shown"
+        assert verdict_alike(paired_difference([2.0, 3.0], [2.1, 3.1]), within=1) == "holds"
+        assert verdict_alike(paired_difference([1.0, 3.0], [2.0, 2.0]), within=1) == "not shown"  # mean 0, any spread
+        assert verdict_alike(paired_difference([5.0, 6.0], [2.0, 3.0]), within=1) == "does not hold"
+        assert verdict_alike(paired_difference([2.0, 3.0], [5.0, 6.0]), within=1) == "does not hold"
+        assert paired_difference([2.0], [1.0]).interval == "+1.00"
+        assert paired_difference([2.0, 3.0], [1.0, 2.0]).interval == "+1.00 [+1.00, +1.00]"
         with pytest.raises(ValueError, match="one value per seed"):
             paired_difference([1.0], [1.0, 2.0])
 
