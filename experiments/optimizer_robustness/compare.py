@@ -227,8 +227,9 @@ def _gap(text: str, setting: Setting, gap: float | None, difference: PairedDiffe
 def _figure(settings: list[Setting], results: dict[str, dict[str, dict[str, list[float]]]], path: Any) -> None:
     figure, axes = subplots(1, 3, sharey=True)
     shown = set()
+    lines: dict[str, dict[str, list[tuple[float, float]]]] = {kind: {} for kind in KINDS}
     for axis, kind in zip(axes[0], KINDS, strict=True):
-        for number, setting in enumerate(settings):
+        for setting in settings:
             column = f"{kind} {getattr(setting, kind)[-1]!r}"
             points = []
             for name, accuracy in results[setting.name].items():
@@ -237,14 +238,30 @@ def _figure(settings: list[Setting], results: dict[str, dict[str, dict[str, list
                 shown.add(name)
                 axis.plot(x, y, linestyle="none", markersize=7, label=label, **STYLES[name])
                 points.append((x, y))
-            points.sort()
-            axis.plot(*zip(*points, strict=True), color="0.7", linewidth=0.8, zorder=0)
-            offset = (-2, (7, -13, 17)[number % 3])  # neighbours on the axis are named at different heights
-            axis.annotate(setting.name, points[-1], textcoords="offset points", xytext=offset, fontsize=7, ha="right")
+            lines[kind][setting.name] = sorted(points)
+            axis.plot(*zip(*sorted(points), strict=True), color="0.7", linewidth=0.8, zorder=0)
         axis.set_title(TITLES[kind])
         axis.set_xlabel("robust accuracy (%)")
     low, high = axes[0][0].get_ylim()
     axes[0][0].set_ylim(low - 2, min(high + 1, 100.5))  # room to see how little clean accuracies differ
     axes[0][0].set_ylabel("clean accuracy (%)")
     figure.legend(loc="outside lower center", ncols=7)
+    figure.draw_without_rendering()  # fixes where everything is
+    for axis, kind in zip(axes[0], KINDS, strict=True):
+        _name_lines(axis, lines[kind])
     save_figure(figure, path)
+
+
+def _name_lines(axis: Any, lines: dict[str, list[tuple[float, float]]]) -> None:
+    """Name each line near its right end, as close as covers no marker and no other name."""
+    from matplotlib.transforms import Bbox
+
+    markers = axis.transData.transform([point for points in lines.values() for point in points])
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in markers]
+    for name, points in lines.items():
+        text = axis.annotate(name, points[-1], textcoords="offset points", xytext=(-2, 7), fontsize=7, ha="right")
+        for height in (7, -13, 17, -23, 27, -33, 37):
+            text.xyann = (-2, height)
+            if not any(text.get_window_extent().overlaps(other) for other in taken):
+                break
+        taken.append(text.get_window_extent())
