@@ -55,6 +55,20 @@ class ThreatModel(Protocol):
         """Clip images to the box."""
         ...
 
+    def to_hyperplane(self, images: jax.Array, normal: jax.Array, excess: jax.Array) -> jax.Array:
+        """The smallest move inside the box that brings images onto a hyperplane, one per example.
+
+        Args:
+            images: ``[batch, ...]``, in the box.
+            normal: the hyperplanes' normals, shaped as the images or ``[batch, features]``.
+            excess: ``<normal, image> - offset``, ``[batch]``: how far each image lies on the normal's side.
+
+        Returns:
+            ``d`` with ``<normal, d> = -excess``, shaped as the images. Where the box ends before the hyperplane every
+            pixel goes to its end in that direction; where ``normal`` is zero nothing moves.
+        """
+        ...
+
 
 class Box:
     """The part of a threat model that does not depend on the norm: radius, box and their checks."""

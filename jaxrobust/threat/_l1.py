@@ -14,6 +14,7 @@ from jaxrobust.pytree import register_pytree_dataclass
 from jaxrobust.random import example_keys
 
 from ._base import Bounds, Box, flatten
+from ._hyperplane import steepest_first, task
 
 
 @partial(register_pytree_dataclass, static=("bounds",))
@@ -61,6 +62,16 @@ class L1(Box):
         kept = _shrink(size, limit, eps)
         return (jnp.sign(flat) * kept).reshape(perturbation.shape)
 
+    def to_hyperplane(self, images: jax.Array, normal: jax.Array, excess: jax.Array) -> jax.Array:
+        """The pixels with the largest normal move as far as they can, the last one of them as far as is needed.
+
+        Example:
+            >>> images, normal, excess = jnp.array([[0.5, 0.1]]), jnp.array([[1.0, 2.0]]), jnp.array([0.4])
+            >>> L1(1.0).to_hyperplane(images, normal, excess).round(4).tolist()
+            [[-0.2, -0.1]]
+        """
+        return steepest_first(task(self, images, normal, excess)).reshape(images.shape)
+
     def sample(self, key: jax.Array, images: jax.Array) -> jax.Array:
         """Uniform in the ball, from exponential variates with random signs; then clipped to the box."""
         features = math.prod(images.shape[1:])
@@ -78,34 +89,53 @@ class L1(Box):
 
 
 @jax.jit  # one compilation, where projections are called from Python as well
-@jax.vmap
 def _shrink(size: jax.Array, limit: jax.Array, eps: jax.Array) -> jax.Array:
     """``min(max(size - t, 0), limit)`` for the smallest ``t >= 0`` with a sum of at most ``eps``; ``limit <= size``.
 
     Pixel ``i`` grows while ``t`` falls from ``size_i`` to ``size_i - limit_i``, so the sum is linear between
-    neighbours of the sorted breakpoints. Bisection finds the last breakpoint where the sum is within ``eps``, and what
-    is left is shared by the pixels that grow below it. Only differences to that breakpoint are summed, never sizes:
-    a radius that is small against the sizes would be lost in their rounding.
+    neighbouring breakpoints. Newton steps, in turns with bisection, find the piece that holds ``t`` in some ten passes
+    without sorting; each pass rules out the whole piece that it looked at. What is left at the piece's upper end is
+    shared by the pixels that grow below it. Only differences to that breakpoint are summed, never sizes: a radius that
+    is small against the sizes would be lost in their rounding.
     """
-
-    def kept(threshold: jax.Array) -> jax.Array:
-        return jnp.minimum(jnp.maximum(size - threshold, 0), limit)
-
-    stop = size - limit
-    breakpoints = jnp.sort(jnp.concatenate([size, stop]), descending=True)
-
-    def halve(_: int, interval: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        inside, outside = interval
-        middle = (inside + outside) // 2
-        fits = kept(breakpoints[middle]).sum() <= eps
-        return jnp.where(fits, middle, inside), jnp.where(fits, outside, middle)
-
-    ends = (jnp.zeros((), jnp.int32), jnp.asarray(breakpoints.size - 1, jnp.int32))
-    inside, outside = jax.lax.fori_loop(0, breakpoints.size.bit_length(), halve, ends)
-    upper, lower = breakpoints[inside], breakpoints[outside]
+    lower, upper = _piece(*jax.lax.stop_gradient((size, limit, eps)))  # any piece's ends cancel in the derivative
     # Compared with the middle, never for equality: a fused program may compute ``size`` twice, rounded differently.
-    between = (upper + lower) / 2
-    growing = ((size > between) & (stop < between)).sum(dtype=size.dtype)
-    rest = jnp.where(growing > 0, (eps - kept(upper).sum()) / jnp.maximum(growing, 1), 0)
-    grown = jnp.maximum(size - upper + jnp.clip(rest, 0, upper - lower), 0)
-    return jnp.where(limit.sum() > eps, jnp.minimum(grown, limit), limit)
+    between = ((upper + lower) / 2)[:, None]
+    growing = ((size > between) & (size - limit < between)).sum(-1, dtype=size.dtype)
+    kept = jnp.clip(size - upper[:, None], 0, limit).sum(-1)
+    rest = jnp.where(growing > 0, (eps - kept) / jnp.maximum(growing, 1), 0)
+    grown = jnp.maximum(size - upper[:, None] + jnp.clip(rest, 0, upper - lower)[:, None], 0)
+    return jnp.where((limit.sum(-1) <= eps)[:, None], limit, jnp.minimum(grown, limit))
+
+
+def _piece(size: jax.Array, limit: jax.Array, eps: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The neighbouring breakpoints with ``t`` of :func:`_shrink` between them, ``[batch]`` each."""
+    stop, largest, infinity = size - limit, size.max(-1, initial=0), jnp.asarray(jnp.inf, size.dtype)
+
+    def narrow(state: Any) -> Any:
+        low, high, guess, found, number = state
+        t = guess[:, None]
+        below = jnp.maximum(jnp.where(size <= t, size, 0), jnp.where(stop <= t, stop, 0)).max(-1, initial=0)
+        above = jnp.minimum(jnp.where(size > t, size, infinity), jnp.where(stop > t, stop, infinity))
+        above = jnp.minimum(above.min(-1, initial=jnp.inf), largest)
+        growing = ((size > t) & (stop <= t)).sum(-1, dtype=size.dtype)
+        excess = jnp.clip(size - t, 0, limit).sum(-1) - eps
+        beyond = excess > growing * (above - guess)
+        before = excess < growing * (below - guess)
+        new_low = jnp.where(beyond, above, jnp.where(before, low, below))
+        new_high = jnp.where(before, below, jnp.where(beyond, high, above))
+        newton = guess + excess / jnp.maximum(growing, 1)
+        use_newton = (new_low < newton) & (newton < new_high) & (number % 3 < 2)
+        guess = jnp.where(use_newton, newton, (new_low + new_high) / 2)
+        return (
+            jnp.where(found, low, new_low),
+            jnp.where(found, high, jnp.maximum(new_low, new_high)),
+            guess,
+            found | ~(beyond | before) | (new_low >= new_high),
+            number + 1,
+        )
+
+    zero, fits = jnp.zeros_like(largest), limit.sum(-1) <= eps
+    start = (zero, largest, zero, fits, jnp.zeros((), jnp.int32))
+    lower, upper, *_ = jax.lax.while_loop(lambda state: ~state[3].all(), narrow, start)
+    return lower, upper

@@ -14,6 +14,7 @@ from jaxrobust.pytree import register_pytree_dataclass
 from jaxrobust.random import example_keys
 
 from ._base import Bounds, Box, flatten, per_example
+from ._hyperplane import spread, task
 
 
 def safe_norm(x: jax.Array, axis: int = -1) -> jax.Array:
@@ -64,6 +65,19 @@ class L2(Box):
         if images is None or (room := self.room(images)) is None:
             return inside
         return jnp.clip(inside, *room)
+
+    def to_hyperplane(self, images: jax.Array, normal: jax.Array, excess: jax.Array) -> jax.Array:
+        """Pixels move along the normal, or as far as they can.
+
+        ``d = -sign(excess) t w`` clipped to the box, with ``t >= 0`` such that ``<w, d> = -excess``. The squares of the
+        normal's entries must be floating-point numbers: in single precision, entries from 1e-18 to 1e18.
+
+        Example:
+            >>> images, normal, excess = jnp.array([[0.5, 0.1]]), jnp.array([[1.0, 1.0]]), jnp.array([0.4])
+            >>> L2(1.0).to_hyperplane(images, normal, excess).round(4).tolist()
+            [[-0.3, -0.1]]
+        """
+        return spread(task(self, images, normal, excess), evenly=False).reshape(images.shape)
 
     def sample(self, key: jax.Array, images: jax.Array) -> jax.Array:
         """A Gaussian direction times ``eps * U^(1/d)``: uniform in the ball; then clipped to the box."""

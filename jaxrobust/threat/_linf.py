@@ -13,6 +13,7 @@ from jaxrobust.pytree import register_pytree_dataclass
 from jaxrobust.random import example_keys, uniform
 
 from ._base import Bounds, Box, flatten
+from ._hyperplane import spread, task
 
 
 @partial(register_pytree_dataclass, static=("bounds",))
@@ -47,6 +48,18 @@ class Linf(Box):
         if images is not None and (room := self.room(images)) is not None:
             low, high = jnp.maximum(low, room[0]), jnp.minimum(high, room[1])
         return jnp.clip(perturbation, low, high)
+
+    def to_hyperplane(self, images: jax.Array, normal: jax.Array, excess: jax.Array) -> jax.Array:
+        """All pixels with a nonzero normal move equally far, or as far as they can.
+
+        ``d_i = -sign(excess * w_i) min(t, room_i)`` with ``t`` such that ``sum |w_i| min(t, room_i) = |excess|``.
+
+        Example:
+            >>> images, normal, excess = jnp.array([[0.5, 0.1]]), jnp.array([[1.0, 1.0]]), jnp.array([0.4])
+            >>> Linf(1.0).to_hyperplane(images, normal, excess).round(4).tolist()
+            [[-0.3, -0.1]]
+        """
+        return spread(task(self, images, normal, excess), evenly=True).reshape(images.shape)
 
     def sample(self, key: jax.Array, images: jax.Array) -> jax.Array:
         """Uniform in the cube, then clipped to the box."""
