@@ -58,11 +58,16 @@ class Closure:
         self._arrays = tuple(leaf if array else None for leaf, array in zip(leaves, is_array, strict=True))
         self._static = tuple(None if array else leaf for leaf, array in zip(leaves, is_array, strict=True))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function with the arrays put back in their places."""
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function with the arrays put back in their places."""
         pairs = zip(self._arrays, self._static, strict=True)
         leaves = [static if array is None else array for array, static in pairs]
-        return jax.tree.unflatten(self._treedef, leaves)(*args, **kwargs)
+        return jax.tree.unflatten(self._treedef, leaves)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self.function(*args, **kwargs)
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Arrays as children, the rest as static data."""
@@ -111,6 +116,11 @@ def choose_mode(steps: int, traced: bool, slow_in_loops: bool) -> Mode:
     if not traced:
         return "python"
     return "unroll" if steps <= UNROLL_LIMIT else "lax"
+
+
+def unroll(steps: int) -> int:
+    """How many passes of a loop of so many, inside a step, to put side by side: all of a short one on CPU."""
+    return steps if jax.default_backend() == "cpu" and steps <= 2 * UNROLL_LIMIT else 1
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -36,16 +34,6 @@ class Dataset:
     def image_shape(self) -> tuple[int, ...]:
         """Shape of one image."""
         return self.train_images.shape[1:]
-
-
-def to_float(images: jax.typing.ArrayLike) -> jax.Array:
-    """8-bit images to float32 in [0, 1]; floating-point images as they are. Jittable."""
-    images = jnp.asarray(images)
-    if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 255
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise TypeError(f"images must be uint8 or floating point, got {images.dtype}")
-    return images
 
 
 def holdout(dataset: Dataset, fraction: float = 0.1, seed: int = 0) -> Dataset:

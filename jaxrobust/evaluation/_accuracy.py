@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrobust.attacks import Attack, LogitsFn
-from jaxrobust.data import to_float
+from jaxrobust.batching import check_classes, check_images
 
-from ._batched import check_images, map_batches
+from ._batched import map_batches
 
 
 @partial(jax.jit, static_argnames="top_k")
@@ -84,25 +84,9 @@ def correct(
 
     key = jax.random.key(0) if key is None else key
     images, labels = np.asarray(images), np.asarray(labels)
-    _check_classes(logits_fn, images[:batch_size], labels, top_k)
-    return map_batches(evaluate, logits_fn, images, labels, key=key, batch_size=batch_size, mesh=mesh)
-
-
-def _check_classes(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, top_k: int) -> None:
-    """Check, without running the network, that it returns logits of as many classes as are asked for."""
-    if not len(images):
-        return
-    logits = jax.eval_shape(lambda images: logits_fn(to_float(images)), images)
-    if getattr(logits, "ndim", None) != 2 or logits.shape[0] != len(images):
-        found = logits.shape if hasattr(logits, "shape") else type(logits).__name__
-        raise ValueError(f"logits_fn must return logits [batch, classes]; for {len(images)} images it returned {found}")
-    classes = logits.shape[1]
-    if top_k > classes:
+    if len(images) and top_k > (classes := check_classes(logits_fn, images[:2], labels)):
         raise ValueError(f"top_k is {top_k}, but the classifier has {classes} classes")
-    if np.max(labels, initial=0) >= classes or np.min(labels, initial=0) < 0:
-        raise ValueError(
-            f"labels must lie in 0..{classes - 1}, the classifier's classes; found {np.min(labels)}..{np.max(labels)}"
-        )
+    return map_batches(evaluate, logits_fn, images, labels, key=key, batch_size=batch_size, mesh=mesh)
 
 
 def accuracy(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from jaxrobust.progress import ProgressBar
 
 from ._checkpoints import Checkpoints
 from ._metrics import MetricsLog
@@ -78,7 +79,7 @@ def fit(
 
     step = start
     try:
-        with _progress(steps, start, progress) as advance:
+        with ProgressBar(steps, completed=start, show=progress, text="training") as bar:
             for batch in batches(start) if start < steps else ():
                 state, metrics = compiled(state, batch)
                 step += 1
@@ -89,7 +90,7 @@ def fit(
                         raise NonFiniteLossError(_non_finite_message(step, values["loss"], directory))
                     if log is not None and is_due(log_every, step):
                         log.write(step, values)
-                    advance(step, values)
+                    bar.update(step, "  ".join(f"{name} {value:.4g}" for name, value in values.items()))
                 if evaluate is not None and is_due(evaluate_every, step):
                     results = {f"eval/{name}": float(value) for name, value in evaluate(state).items()}
                     if log is not None:
@@ -118,36 +119,3 @@ def _non_finite_message(step: int, loss: float, directory: str | Path | None) ->
         f"the loss was {loss} at step {step}; {kept}. The usual causes are a learning rate that is too high "
         "and images outside [0, 1]"
     )
-
-
-class _progress:
-    """A rich progress bar with loss and accuracy, or nothing."""
-
-    def __init__(self, steps: int, start: int, show: bool | None) -> None:
-        self._bar: Any = None
-        if show if show is not None else sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}"),
-            )
-            self._bar = Progress(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task("training", total=steps, completed=start)
-
-    def __enter__(self) -> Callable[[int, Mapping[str, float]], None]:
-        if self._bar is not None:
-            self._bar.start()
-        return self._advance
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def _advance(self, step: int, values: Mapping[str, float]) -> None:
-        if self._bar is not None:
-            text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-            self._bar.update(self._task, completed=step, description=text)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxrobust.data import epoch_batches, to_float
+from jaxrobust.batching import to_float
+from jaxrobust.data import epoch_batches
 from jaxrobust.iteration import convolves_slowly, equations
 
 from ._checkpoints import Checkpoints

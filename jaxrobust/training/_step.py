@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import optax
 
-from jaxrobust.data import to_float
+from jaxrobust.batching import to_float
 
 from ._objectives import Batch, Objective
 from ._state import Apply, TrainState
