@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-LossAndLogits = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
-"""Images to (loss ``[batch]``, logits ``[batch, classes]``)."""
+LossAndLogits = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""Keys ``[batch]`` and images to (loss ``[batch]``, logits ``[batch, classes]``). Only randomised classifiers use keys."""
 
 
 class Estimate(Protocol):
@@ -34,18 +34,16 @@ class GradientEstimator(NamedTuple):
 
 def plain() -> GradientEstimator:
     """The gradient itself: one forward and one backward pass per step."""
+    return GradientEstimator(init=lambda images: (), estimate=_plain)
 
-    def estimate(
-        keys: jax.Array, loss: LossAndLogits, images: jax.Array, state: Any
-    ) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
-        del keys
 
-        def total(images: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            # Each loss depends on its own image alone, so the gradient of the sum holds all the gradients.
-            values, logits = loss(images)
-            return values.sum(), (values, logits)
+def _plain(
+    keys: jax.Array, loss: LossAndLogits, images: jax.Array, state: Any
+) -> tuple[jax.Array, jax.Array, jax.Array, Any]:
+    def total(images: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        # Each loss depends on its own image alone, so the gradient of the sum holds all the gradients.
+        values, logits = loss(keys, images)
+        return values.sum(), (values, logits)
 
-        gradient, (values, logits) = jax.grad(total, has_aux=True)(images)
-        return gradient, values, logits, state
-
-    return GradientEstimator(init=lambda images: (), estimate=estimate)
+    gradient, (values, logits) = jax.grad(total, has_aux=True)(images)
+    return gradient, values, logits, state

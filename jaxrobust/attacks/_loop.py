@@ -15,11 +15,17 @@ from jaxrobust.random import example_keys, fold_in_each, typed_key
 from jaxrobust.threat import ThreatModel
 from jaxrobust.threat._base import flatten
 
+from ._ensembles import loss_and_logits
 from ._gradients import GradientEstimator, plain
+from ._randomized import bind_keys
 from ._types import Attack, check_inputs
 
 ChooseTargets = Callable[[jax.Array, jax.Array], jax.Array]
 """Clean logits ``[batch, classes]`` and labels ``[batch]`` to one target class per restart, ``[batch, restarts]``."""
+
+
+TARGETS_FOLD = 2**31 - 1
+"""Folded into the keys for the clean logits that targets are chosen by; restarts have the small numbers."""
 
 
 class _Constants(NamedTuple):
@@ -91,11 +97,13 @@ def search(
     if restarts < 1:
         raise ValueError(f"restarts must be at least 1, got {restarts}")
 
-    def evaluate(constants: _Constants, restart: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = constants.logits_fn(images)
-        if constants.targets is None:
-            return loss(logits, constants.labels), logits
-        return loss(logits, constants.labels, constants.targets[:, restart]), logits
+    def evaluate(
+        constants: _Constants, restart: jax.Array, keys: jax.Array, images: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        targets = () if constants.targets is None else (constants.targets[:, restart],)
+        return loss_and_logits(
+            constants.logits_fn, keys, images, lambda logits: loss(logits, constants.labels, *targets)
+        )
 
     def candidate(constants: _Constants, adversarial: jax.Array, values: jax.Array, logits: jax.Array) -> _Best:
         return _Best(adversarial, success(logits, constants.labels), values.astype(adversarial.dtype))
@@ -105,7 +113,10 @@ def search(
         key: jax.Array, logits_fn: Closure, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array | None]:
         keys = example_keys(key, images.shape[0])
-        return keys, None if choose_targets is None else choose_targets(logits_fn(images), labels)
+        if choose_targets is None:
+            return keys, None
+        logits = bind_keys(logits_fn, fold_in_each(keys, TARGETS_FOLD))(images)
+        return keys, choose_targets(logits, labels)
 
     @jax.jit
     def start(constants: _Constants, restart: jax.Array, best: _Best | None) -> _State:
@@ -127,7 +138,7 @@ def search(
         # Fold 0 belongs to the random start.
         keys = fold_in_each(fold_in_each(constants.keys, state.restart), state.step + 1)
         direction, values, logits, estimator_state = gradient.estimate(
-            keys, lambda images: evaluate(constants, state.restart, images), adversarial, state.gradient
+            keys, lambda keys, images: evaluate(constants, state.restart, keys, images), adversarial, state.gradient
         )
         best = state.best
         if best is not None:
@@ -140,7 +151,8 @@ def search(
 
     @jax.jit
     def last(constants: _Constants, state: _State, best: _Best) -> _Best:
-        values, logits = evaluate(constants, state.restart, state.adversarial.reshape(constants.images.shape))
+        keys = fold_in_each(fold_in_each(constants.keys, state.restart), state.step + 1)
+        values, logits = evaluate(constants, state.restart, keys, state.adversarial.reshape(constants.images.shape))
         return _better(
             best if state.best is None else state.best, candidate(constants, state.adversarial, values, logits)
         )
@@ -175,12 +187,12 @@ def search(
 
 def misclassified(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Success of an untargeted attack, ``[batch]``; non-finite logits count as misclassified."""
-    return (logits.argmax(-1) != labels) | ~jnp.isfinite(logits).all(-1)
+    return (logits.argmax(-1).astype(labels.dtype) != labels) | ~jnp.isfinite(logits).all(-1)
 
 
 def classified_as(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Success of a targeted attack, ``[batch]``."""
-    return logits.argmax(-1) == targets
+    return logits.argmax(-1).astype(targets.dtype) == targets
 
 
 def iterative(

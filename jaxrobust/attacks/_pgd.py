@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 
 from jaxrobust import losses
 from jaxrobust._types import Loss
@@ -12,6 +11,7 @@ from jaxrobust.threat import ThreatModel
 
 from ._gradients import GradientEstimator, plain
 from ._loop import iterative, misclassified, search
+from ._targets import highest_wrong_classes
 from ._types import Attack
 from ._updates import steepest_ascent
 
@@ -160,11 +160,8 @@ def multi_targeted_pgd(
     if targets is not None and targets < 1:
         raise ValueError(f"targets must be at least 1, got {targets}")
 
-    def highest_wrong_classes(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        classes = logits.shape[-1]
-        own = jnp.arange(classes, dtype=labels.dtype) == labels[:, None]
-        order = jnp.argsort(jnp.where(own, -jnp.inf, logits), axis=-1, descending=True)
-        return order[:, : min(targets or classes - 1, classes - 1)]
+    def choose_targets(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        return highest_wrong_classes(logits, labels, logits.shape[-1] - 1 if targets is None else targets)
 
     return search(
         threat,
@@ -174,6 +171,6 @@ def multi_targeted_pgd(
         gradient=gradient if gradient is not None else plain(),
         steps=steps,
         random_start=random_start,
-        choose_targets=highest_wrong_classes,
+        choose_targets=choose_targets,
         mode=mode,
     )
