@@ -12,8 +12,13 @@ from ._preact_resnet import PreActResNet as PreActResNet
 from ._preact_resnet import PreActResNet18 as PreActResNet18
 from ._registry import create as create
 from ._registry import names as names
+from ._torch import from_torch as from_torch
+from ._variables import check_variables as check_variables
 from ._vit import ViT as ViT
 from ._vit import trainable_mask as trainable_mask
 from ._vit import vit_b16 as vit_b16
 from ._vit import vit_small as vit_small
 from ._vit_checkpoint import load_vit_npz as load_vit_npz
+from ._weights import load_variables as load_variables
+from ._weights import read_weights as read_weights
+from ._weights import write_weights as write_weights

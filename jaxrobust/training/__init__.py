@@ -1,6 +1,7 @@
 """Training: state, objectives, steps, the loop, and populations of networks."""
 
 from ._checkpoints import Checkpoints as Checkpoints
+from ._checkpoints import restore_variables as restore_variables
 from ._fit import NonFiniteLossError as NonFiniteLossError
 from ._fit import fit as fit
 from ._metrics import MetricsLog as MetricsLog

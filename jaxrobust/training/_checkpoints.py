@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 Tree = TypeVar("Tree")
+_ITEM = "default"  # what Orbax calls the only item of a step
 
 
 class Checkpoints:
@@ -102,3 +105,62 @@ def _like(original: Any, restored: Any) -> Any:
     if _is_key(original):
         return jax.random.wrap_key_data(restored, impl=jax.random.key_impl(original))
     return restored
+
+
+def restore_variables(directory: str | Path) -> dict[str, Any]:
+    """The network's variables in the latest checkpoint of a run of :func:`fit`.
+
+    Only the parameters and the model's state are read, so the optimizer need not be known. The arrays are on the
+    default device, whatever machine they were written on.
+
+    Args:
+        directory: the run's directory, its ``checkpoints`` folder, or the series ``checkpoints/state``.
+
+    Returns:
+        ``{"params": ...}`` and, with batch norm, ``"batch_stats"``, as ``model.apply`` takes them.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no whole checkpoint in it.
+        ValueError: if there are several series, or the checkpoint is not a network's training state.
+    """
+    latest = _latest(Path(directory).absolute())
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        tree = handler.metadata(latest / _ITEM).tree
+        if not isinstance(tree, dict) or not {"params", "model_state"} <= tree.keys():
+            raise ValueError(
+                f"the checkpoint {latest} is not the state of one network's training; give a directory that fit wrote. "
+                "Members of a population are restored by train_population"
+            )
+        wanted = {name: tree[name] for name in ("params", "model_state")}
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        restored = handler.restore(
+            latest / _ITEM,
+            args=ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=True),
+        )
+    finally:
+        handler.close()
+    return jax.tree.map(jnp.asarray, {"params": restored["params"], **restored["model_state"]})
+
+
+def _latest(directory: Path) -> Path:
+    """The folder of the latest step of the one series in a run's directory, its checkpoints or the series itself."""
+    if not directory.is_dir():
+        raise FileNotFoundError(f"there is no folder {directory}")
+    places = [directory, *sorted(directory.iterdir()), *sorted(directory.glob("checkpoints/*"))]
+    series = {place: steps for place in places if (steps := _steps(place))}
+    if not series:
+        raise FileNotFoundError(
+            f"there is no checkpoint in {directory}; give the directory of a run of fit, or wait for its first one"
+        )
+    if len(series) > 1:
+        raise ValueError(f"{directory} holds several series of checkpoints; give one: {', '.join(map(str, series))}")
+    ((place, steps),) = series.items()
+    return place / str(max(steps))
+
+
+def _steps(place: Path) -> list[int]:
+    """Steps whose checkpoints are whole: while they are being written, the names of their folders are no numbers."""
+    if not place.is_dir():
+        return []
+    return [int(step.name) for step in place.iterdir() if step.name.isdigit() and (step / _ITEM).is_dir()]
