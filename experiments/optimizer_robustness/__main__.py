@@ -1,6 +1,6 @@
 """``python -m experiments.optimizer_robustness``: imports only what the command line needs."""
 
-from experiments.study import main
+from jaxrobust.reporting import main
 
 from .config import Config
 

@@ -10,21 +10,9 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from experiments.study import (
-    LABELS,
-    STYLES,
-    Claim,
-    Section,
-    Table,
-    estimate,
-    holds,
-    paired_difference,
-    save_figure,
-    subplots,
-    verdict,
-    verdict_alike,
-)
+from experiments.study import LABELS, STYLES, Claim, Section, estimate, holds, paired_difference, verdict, verdict_alike
 from jaxrobust import attacks, data, evaluation, frequency
+from jaxrobust.reporting import Table, save_figure, subplots
 
 from .config import Setting
 from .networks import Networks, in_order

@@ -5,6 +5,8 @@ Figure 4.1 and tables 4.3 to 4.7 of the study.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,15 +18,13 @@ from experiments.study import (
     Claim,
     PairedDifference,
     Section,
-    Table,
     estimate,
     paired_difference,
-    save_figure,
-    subplots,
     verdict,
     verdict_alike,
 )
-from jaxrobust import L2, Linf, attacks, evaluation
+from jaxrobust import L2, Linf, attacks, data, evaluation
+from jaxrobust.reporting import Table, save_figure, subplots
 
 from . import published
 from .config import Setting
@@ -51,24 +51,54 @@ def _label(kind: str, value: float) -> str:
     return {"gaussian": "Gauss σ² ", "l2": "l2 ", "linf": "l∞ "}[kind] + _number(value)
 
 
-class _Perturbations:
+Perturbation = Callable[[jax.Array, attacks.LogitsFn], float]
+"""Random key and network to accuracy in per cent under a perturbation."""
+
+
+def _perturbations(setting: Setting, dataset: data.Dataset) -> dict[tuple[str, float], Perturbation]:
     """The setting's noises and attacks, made once so that all networks share their compiled steps."""
+    images, labels = dataset.test_images, dataset.test_labels
+    options: dict[str, Any] = {"top_k": setting.top_k, "bounds": dataset.bounds}
+    part = slice(setting.attacked)
 
-    def __init__(self, setting: Setting, bounds: tuple[float, float] | None) -> None:
-        self.made: dict[tuple[str, float], attacks.Attack] = {}
-        for kind, value in severities(setting):
-            if kind == "gaussian":
-                self.made[kind, value] = attacks.gaussian_noise(value, bounds=bounds)
-                continue
-            threat = (L2 if kind == "l2" else Linf)(value, bounds=bounds)
-            if setting.attack == "pgd":
-                attack = attacks.pgd(threat, steps=setting.attack_steps)
-            else:
-                attack = attacks.multi_targeted_pgd(threat, steps=setting.attack_steps, targets=9)
-            self.made[kind, value] = attack
+    def noise(attack: attacks.Attack, key: jax.Array, logits_fn: attacks.LogitsFn) -> float:
+        return float(
+            np.mean(
+                [
+                    evaluation.accuracy(
+                        logits_fn, images, labels, attack=attack, key=draw, include_clean=False, **options
+                    )
+                    for draw in jax.random.split(key, setting.draws)
+                ]
+            )
+        )
+
+    def pgd(attack: attacks.Attack, key: jax.Array, logits_fn: attacks.LogitsFn) -> float:
+        return evaluation.accuracy(logits_fn, images[part], labels[part], attack=attack, key=key, **options)
+
+    def auto_attack(attack: attacks.AutoAttack, key: jax.Array, logits_fn: attacks.LogitsFn) -> float:
+        # Images that were not broken are the clean ones, so their top-k accuracy is the robust one for every k.
+        found = attack(key, logits_fn, images[part], labels[part])
+        return evaluation.accuracy(logits_fn, found.images, labels[part], **options)
+
+    made: dict[tuple[str, float], Perturbation] = {}
+    for kind, value in severities(setting):
+        threat = (L2 if kind == "l2" else Linf)(value, bounds=dataset.bounds)
+        if kind == "gaussian":
+            made[kind, value] = functools.partial(noise, attacks.gaussian_noise(value, bounds=dataset.bounds))
+        elif setting.attack == "pgd":
+            made[kind, value] = functools.partial(pgd, attacks.pgd(threat, steps=setting.attack_steps))
+        elif setting.attack == "multi_targeted":
+            attack = attacks.multi_targeted_pgd(threat, steps=setting.attack_steps, targets=9)
+            made[kind, value] = functools.partial(pgd, attack)
+        else:
+            made[kind, value] = functools.partial(auto_attack, attacks.auto_attack(threat, progress=False))
+    return made
 
 
-def measure(networks: Networks, setting: Setting, optimizer: str, perturbations: _Perturbations) -> dict[str, Any]:
+def measure(
+    networks: Networks, setting: Setting, optimizer: str, perturbations: dict[tuple[str, float], Perturbation]
+) -> dict[str, Any]:
     """The cell of one optimizer: accuracies in per cent, ``{column: [one per seed]}``."""
 
     def compute() -> dict[str, Any]:
@@ -79,21 +109,8 @@ def measure(networks: Networks, setting: Setting, optimizer: str, perturbations:
         columns: dict[str, list[float]] = {}
         for logits_fn in networks.logits_fns(setting, optimizer):
             row = {"clean": evaluation.accuracy(logits_fn, images, labels, **options)}
-            for number, ((kind, value), attack) in enumerate(perturbations.made.items()):
-                key = jax.random.fold_in(jax.random.key(0), number)
-                if kind == "gaussian":
-                    draws = [
-                        evaluation.accuracy(
-                            logits_fn, images, labels, attack=attack, key=draw, include_clean=False, **options
-                        )
-                        for draw in jax.random.split(key, setting.draws)
-                    ]
-                    row[f"{kind} {value!r}"] = float(np.mean(draws))
-                else:
-                    part = slice(setting.attacked)
-                    row[f"{kind} {value!r}"] = evaluation.accuracy(
-                        logits_fn, images[part], labels[part], attack=attack, key=key, **options
-                    )
+            for number, ((kind, value), perturbation) in enumerate(perturbations.items()):
+                row[f"{kind} {value!r}"] = perturbation(jax.random.fold_in(jax.random.key(0), number), logits_fn)
             for column, accuracy in row.items():
                 columns.setdefault(column, []).append(accuracy)
         return {"accuracy": columns}
@@ -115,14 +132,13 @@ def run(networks: Networks, settings: list[Setting]) -> Section:
             "The same network, trained with different optimizers. Accuracies in per cent, mean ± standard error over "
             "seeds. Differences are SGD minus the other optimizer, paired by seed, with a 95 % interval and the "
             "one-sided p-value of the paired t-test; a claim holds where the interval lies above zero, and is not shown "
-            "where the interval contains zero. Until AutoAttack is part of the library, "
-            "l2 and l-infinity robustness is measured by multi-targeted PGD (logit difference, up to nine targets), or by "
-            "cross-entropy PGD where a table says so.",
+            "where the interval contains zero. Each table says what measures l2 and l-infinity robustness: AutoAttack (standard "
+            "version), multi-targeted PGD (logit difference, up to nine targets), or cross-entropy PGD.",
         ],
     )
     results: dict[str, dict[str, dict[str, list[float]]]] = {}
     for setting in settings:
-        perturbations = _Perturbations(setting, networks.dataset(setting.dataset).bounds)
+        perturbations = _perturbations(setting, networks.dataset(setting.dataset))
         order = in_order(setting.rates)
         results[setting.name] = {name: measure(networks, setting, name, perturbations)["accuracy"] for name in order}
         section.tables.append(_table(networks, setting, results[setting.name]))
@@ -162,10 +178,15 @@ def _table(networks: Networks, setting: Setting, accuracy: dict[str, dict[str, l
         )
         if setting.name.startswith(setting.reference) and name in reference:
             rows.append([f"{LABELS[name]} (published)", "", "", *(f"{value:.2f}" for value in reference[name])])
-    attack = "multi-targeted PGD" if setting.attack == "multi_targeted" else "cross-entropy PGD"
+    attack = {
+        "auto_attack": "AutoAttack",
+        "multi_targeted": f"multi-targeted PGD, {setting.attack_steps} steps",
+        "pgd": f"cross-entropy PGD, {setting.attack_steps} steps",
+    }[setting.attack]
+    attack += "" if setting.attacked is None else f" on the first {setting.attacked} test images"
     caption = (
         f"{setting.name}: {setting.dataset}, {setting.model}, {setting.epochs} epochs, {len(setting.seeds)} seeds; "
-        f"attack: {attack}, {setting.attack_steps} steps"
+        f"attack: {attack}"
     )
     return Table(caption + ("; negative control" if setting.control else ""), headers, rows)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments.study import StudyError
+from jaxrobust.reporting import CommandError
 
 from . import published
 
@@ -82,7 +82,8 @@ class Setting:
         drop_last: leave out the last partial batch.
         gaussian: noise variances, mildest first, in squared pixel units.
         l2, linf: budgets of the attacks, mildest first.
-        attack: ``multi_targeted`` (logit difference, up to nine targets) or ``pgd`` (cross-entropy, random start).
+        attack: ``auto_attack`` (the standard version), or with ``attack_steps`` ``multi_targeted`` (PGD on the logit
+            difference, up to nine targets) or ``pgd`` (cross-entropy, random start).
         attacked: how many test images are attacked, from the first; all by default.
         draws: noise draws per image.
         average: which Gaussian, l2 and l-infinity severities make up the averaged robust accuracy.
@@ -111,7 +112,7 @@ class Setting:
     gaussian: tuple[float, ...] = ()
     l2: tuple[float, ...] = ()
     linf: tuple[float, ...] = ()
-    attack: Literal["multi_targeted", "pgd"] = "multi_targeted"
+    attack: Literal["auto_attack", "multi_targeted", "pgd"] = "multi_targeted"
     attack_steps: int = 20
     attacked: int | None = None
     draws: int = 1
@@ -236,7 +237,7 @@ def _paper() -> tuple[Setting, ...]:
             gaussian=gaussian,
             l2=l2,
             linf=linf,
-            attack_steps=100,
+            attack="auto_attack",
             attacked=1000,
             reference=name,
             average=published.AVERAGED.get(reference, (-1, -1, -1)),
@@ -278,7 +279,7 @@ def settings(config: Config) -> tuple[Setting, ...]:
     """The preset's settings with the command line's changes.
 
     Raises:
-        StudyError: for an optimizer, data set, learning rate, seed or number of epochs that makes no sense, naming what
+        CommandError: for an optimizer, data set, learning rate, seed or number of epochs that makes no sense, naming what
             is possible.
     """
     _check(config)
@@ -312,24 +313,24 @@ def settings(config: Config) -> tuple[Setting, ...]:
 def _check(config: Config) -> None:
     for name in config.optimizers or ():
         if name not in OPTIMIZERS:
-            raise StudyError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
+            raise CommandError(f"unknown optimizer {name!r}; choose from {', '.join(OPTIMIZERS)}")
     for rate in config.learning_rates or ():
         if not 0 < rate < float("inf"):
-            raise StudyError(f"learning rates must be finite and above 0, got {rate:g}")
+            raise CommandError(f"learning rates must be finite and above 0, got {rate:g}")
     for name in ("datasets", "optimizers", "learning_rates", "seeds"):
         if getattr(config, name) == ():
-            raise StudyError(f"--{name.replace('_', '-')} was given no value")
+            raise CommandError(f"--{name.replace('_', '-')} was given no value")
     if config.seeds is not None and (min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds)):
-        raise StudyError(f"seeds must be different and at least 0, got {' '.join(map(str, config.seeds))}")
+        raise CommandError(f"seeds must be different and at least 0, got {' '.join(map(str, config.seeds))}")
     if config.epochs is not None and config.epochs < 1:
-        raise StudyError(f"epochs must be at least 1, got {config.epochs}")
+        raise CommandError(f"epochs must be at least 1, got {config.epochs}")
     if config.vit_weights is not None and (config.preset != "paper" or config.model is not None):
-        raise StudyError(
+        raise CommandError(
             "--vit-weights belongs to a setting of --preset paper with a network of its own: leave out --model"
         )
     for path, option in ((config.data_dir, "--data-dir"), (config.vit_weights, "--vit-weights")):
         if path is not None and not path.exists():
-            raise StudyError(f"{option}: {path} does not exist")
+            raise CommandError(f"{option}: {path} does not exist")
 
 
 def _new_setting(name: str, config: Config) -> Setting:
@@ -345,7 +346,7 @@ def _new_setting(name: str, config: Config) -> Setting:
             # The published rates belong to the published network, which a quick run may replace.
             rates={optimizer: _around(paper.rates[optimizer][0]) for optimizer in _THREE},
             epochs=20,
-            attack_steps=20,
+            attack="multi_targeted",
             attacked=500,
         )
     return Setting(

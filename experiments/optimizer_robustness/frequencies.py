@@ -6,18 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.study import (
-    Claim,
-    Section,
-    Table,
-    estimate,
-    paired_difference,
-    save_figure,
-    subplots,
-    verdict,
-    verdict_alike,
-)
+from experiments.study import Claim, Section, estimate, paired_difference, verdict, verdict_alike
 from jaxrobust import data, evaluation, frequency, training
+from jaxrobust.reporting import Table, save_figure, subplots
 
 from .config import Setting
 from .networks import Networks, logits_fn, train

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.study import LABELS, STYLES, Claim, Section, Table, holds, save_figure, subplots
+from experiments.study import LABELS, STYLES, Claim, Section, holds
 from jaxrobust import L2, optimizers
 from jaxrobust import linear_models as lm
+from jaxrobust.reporting import Table, save_figure, subplots
 
 from . import published
 from .config import Setting

@@ -8,19 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.study import (
-    LABELS,
-    STYLES,
-    Claim,
-    Section,
-    Table,
-    estimate,
-    paired_difference,
-    save_figure,
-    subplots,
-    verdict,
-)
+from experiments.study import LABELS, STYLES, Claim, Section, estimate, paired_difference, verdict
 from jaxrobust import curvature, models
+from jaxrobust.reporting import Table, save_figure, subplots
 
 from . import published
 from .config import Setting

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from experiments.study import Run, StudyError
+from experiments.study import Run
 from jaxrobust import attacks, data, evaluation, models, optimizers, training
+from jaxrobust.reporting import CommandError
 
 from . import heads
 from .config import Setting
@@ -36,13 +37,13 @@ class Networks:
         """Load what the setting needs, so that what is missing is noticed before any work.
 
         Raises:
-            StudyError: for a data set or a checkpoint that cannot be read, or a network that does not fit the data.
+            CommandError: for a data set or a checkpoint that cannot be read, or a network that does not fit the data.
         """
         dataset = self.dataset(setting.dataset)
         try:
             self.model(setting)
         except ValueError as error:
-            raise StudyError(f"{setting.model} on {dataset.name}: {error}") from error
+            raise CommandError(f"{setting.model} on {dataset.name}: {error}") from error
         self._encoder(setting)
 
     @functools.cache  # noqa: B019 - one object for the life of a study
@@ -51,7 +52,7 @@ class Networks:
         try:
             return data.load(name, data_dir=self._data_dir)
         except ValueError as error:
-            raise StudyError(str(error)) from error
+            raise CommandError(str(error)) from error
 
     def model(self, setting: Setting) -> nn.Module:
         """The setting's network, untrained."""
@@ -61,11 +62,13 @@ class Networks:
     @functools.cache  # noqa: B019 - one object for the life of a study
     def _pretrained(self, name: str, model: nn.Module, image_shape: tuple[int, ...]) -> Any:
         if self._vit_weights is None:
-            raise StudyError(f"{name} trains the head of a pretrained network: name its checkpoint with --vit-weights")
+            raise CommandError(
+                f"{name} trains the head of a pretrained network: name its checkpoint with --vit-weights"
+            )
         try:
             return heads.encoder(self._vit_weights, model, image_shape)
         except (OSError, ValueError) as error:
-            raise StudyError(str(error)) from error
+            raise CommandError(str(error)) from error
 
     def _encoder(self, setting: Setting) -> dict[str, Any]:
         """Frozen parameters of a setting that trains the head alone; none otherwise."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from experiments.study import Run, Section, StudyError, print_table, report
+from experiments.study import Run, Section, report
+from jaxrobust.reporting import CommandError, print_table
 
 from . import bands, compare, frequencies, linear, lipschitz
 from .config import PARTS, Config, Part, Setting, identity, settings
@@ -27,7 +28,7 @@ def run(config: Config) -> None:
         parts: tuple[Part, ...] = PARTS if config.part == "all" else (config.part,)
         members = {part: [setting for setting in chosen if _takes_part(setting, part, config, study)] for part in parts}
         if config.part != "all" and config.part != "linear" and not members[config.part]:
-            raise StudyError(f"no data set of this configuration takes part in {config.part!r}")
+            raise CommandError(f"no data set of this configuration takes part in {config.part!r}")
         for setting in chosen:
             if any(setting in taking_part for taking_part in members.values()):
                 networks.prepare(setting)

@@ -1,21 +1,15 @@
-"""What all studies share: cells on disk, statistics over seeds, report, figures, command line."""
+"""What all studies share: cells on disk, statistics over seeds, report."""
 
-from ._command import main as main
 from ._figures import LABELS as LABELS
 from ._figures import STYLES as STYLES
-from ._figures import save_figure as save_figure
-from ._figures import subplots as subplots
 from ._report import Claim as Claim
 from ._report import Section as Section
-from ._report import Table as Table
 from ._report import Verdict as Verdict
 from ._report import holds as holds
-from ._report import print_table as print_table
 from ._report import report as report
 from ._report import verdict as verdict
 from ._report import verdict_alike as verdict_alike
 from ._run import Run as Run
-from ._run import StudyError as StudyError
 from ._statistics import Estimate as Estimate
 from ._statistics import PairedDifference as PairedDifference
 from ._statistics import estimate as estimate

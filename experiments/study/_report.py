@@ -1,11 +1,13 @@
-"""Reports: Markdown on disk, the same tables on the terminal."""
+"""Reports: claims, sections and their Markdown."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from jaxrobust.reporting import Table
 
 from ._statistics import PairedDifference
 
@@ -39,25 +41,6 @@ def verdict_alike(difference: PairedDifference, within: float) -> Verdict:
 def holds(condition: bool) -> Verdict:
     """The verdict on an exact statement; what is measured over seeds needs an interval."""
     return "holds" if condition else "does not hold"
-
-
-@dataclass
-class Table:
-    """A table with a caption."""
-
-    caption: str
-    headers: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def markdown(self) -> str:
-        """The table in Markdown."""
-
-        def line(cells: Sequence[str]) -> str:
-            return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
-
-        rule = "|" + "|".join(["---"] + ["---:"] * (len(self.headers) - 1)) + "|"
-        lines = [line(self.headers), rule, *map(line, self.rows)]
-        return f"**{self.caption}**\n\n" + "\n".join(lines) + "\n"
 
 
 @dataclass
@@ -134,17 +117,3 @@ def report(title: str, introduction: Iterable[str], sections: Iterable[Section])
     )
     lines = [f"# {title}\n", *(f"{line}\n" for line in introduction), f"Claims: {summary}. {rule}\n"]
     return "\n".join([*lines, *(section.markdown() for section in sections)])
-
-
-def print_table(table: Table) -> None:
-    """Show a table on the terminal."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    shown = RichTable(title=table.caption, title_justify="left")
-    for number, header in enumerate(table.headers):
-        shown.add_column(header, justify="left" if number == 0 else "right", no_wrap=number == 0, overflow="fold")
-    for row in table.rows:
-        shown.add_row(*row)
-    console = Console()
-    console.print(shown) if console.is_terminal else Console(width=150).print(shown)

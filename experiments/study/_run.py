@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -14,21 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxrobust.files import write_atomically
+from jaxrobust.reporting import CommandError
+
 from ._progress import Progress
 from ._report import Section
-
-
-class StudyError(Exception):
-    """A mistake of the user's; its message says what was given, what is wanted and how to mend it."""
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file in the same folder, then rename it to ``path``."""
-    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
-    write(temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _dump(value: Any) -> str:
@@ -60,7 +49,7 @@ class Run:
         configuration: what decides the numbers, as JSON values. A folder belongs to the configuration of what it holds.
 
     Raises:
-        StudyError: if the folder cannot be written, is in use by another run, or holds another configuration.
+        CommandError: if the folder cannot be written, is in use by another run, or holds another configuration.
     """
 
     def __init__(self, folder: str | Path, configuration: Mapping[str, Any]) -> None:
@@ -70,14 +59,14 @@ class Run:
             self._cells.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / ".lock").open("w")
         except OSError as error:
-            raise StudyError(
+            raise CommandError(
                 f"cannot write to {self.folder}: {error.strerror or error}; choose another folder with --output"
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.close()
-            raise StudyError(
+            raise CommandError(
                 f"another run is using {self.folder}; wait for it or choose another folder with --output"
             ) from error
         self._check_configuration(json.loads(_dump(configuration)))
@@ -102,7 +91,7 @@ class Run:
         if differences:
             self._lock.close()
             listed = "; ".join(differences[:5]) + (" ..." if len(differences) > 5 else "")
-            raise StudyError(
+            raise CommandError(
                 f"{self.folder} holds results of another configuration ({listed}); choose another folder with "
                 "--output, or delete this one"
             )
@@ -124,7 +113,7 @@ class Run:
                 ``"arrays"``.
 
         Raises:
-            StudyError: if the result cannot be written (a full disk, for instance).
+            CommandError: if the result cannot be written (a full disk, for instance).
         """
         path, arrays_path = self._cells / f"{_stem(name)}.json", self._cells / f"{_stem(name)}.npz"
         if _read(path) is None:
@@ -141,7 +130,7 @@ class Run:
                 with (self.folder / "timings.jsonl").open("a") as file:
                     file.write(json.dumps({"cell": name, "seconds": round(time.monotonic() - begin, 3)}) + "\n")
             except OSError as error:
-                raise StudyError(
+                raise CommandError(
                     f"cannot store the result of {name} in {self._cells}: {error.strerror or error}; finished cells "
                     "are kept, run the same command again when there is room"
                 ) from error

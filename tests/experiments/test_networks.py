@@ -8,8 +8,9 @@ from flax.traverse_util import flatten_dict
 from experiments.optimizer_robustness import bands, compare, config, frequencies, heads, lipschitz, networks
 from experiments.optimizer_robustness.config import Config, Setting
 from experiments.optimizer_robustness.study import _takes_part as takes_part
-from experiments.study import Run, StudyError
+from experiments.study import Run
 from jaxrobust import data, models
+from jaxrobust.reporting import CommandError
 
 VIT = {"patch_size": 8, "width": 8, "depth": 1, "heads": 2, "mlp_width": 16, "mean": None, "std": None}
 SETTING = Setting(
@@ -69,10 +70,10 @@ class TestHeads:
         np.testing.assert_allclose(logits, features @ kernels[0] + first["params"]["head"]["linear"]["bias"], rtol=1e-4)
 
     def test_a_checkpoint_that_does_not_fit_is_noticed_first(self, study, tmp_path):
-        with pytest.raises(StudyError, match="--vit-weights"):
+        with pytest.raises(CommandError, match="--vit-weights"):
             networks.Networks(study).prepare(SETTING)
         (tmp_path / "vit.npz").write_text("<html>")
-        with pytest.raises(StudyError, match=r"is not an \.npz file"):
+        with pytest.raises(CommandError, match=r"is not an \.npz file"):
             networks.Networks(study, vit_weights=tmp_path / "vit.npz").prepare(SETTING)
 
 
@@ -120,7 +121,7 @@ def test_every_kind_of_setting_of_the_paper_runs(study, tmp_path, monkeypatch):
     chosen = []
     for setting in config.settings(paper):
         rates = {name: setting.rates[name] for name in ("sgd", "adam")}
-        setting = replace(setting, rates=rates, attack_steps=1, batch_size=16)
+        setting = replace(setting, rates=rates, attack="pgd", attack_steps=1, batch_size=16)
         if setting.model in ("preact_resnet18", "cnn4"):
             setting = replace(setting, model="small_cnn")
         chosen.append(replace(setting, options=VIT) if setting.head_only else setting)

@@ -9,8 +9,8 @@ import pytest
 
 from experiments.optimizer_robustness import config
 from experiments.optimizer_robustness.config import Config
-from experiments.study import StudyError
 from jaxrobust import models
+from jaxrobust.reporting import CommandError
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--datasets", "digits", "--model", "linear", "--epochs", "2", "--seeds", "0", "1", "--learning-rates", "0.1"]
@@ -133,7 +133,7 @@ class TestSettings:
         ],
     )
     def test_nonsense_is_refused(self, options):
-        with pytest.raises(StudyError):
+        with pytest.raises(CommandError):
             config.settings(Config(**options))
 
     def test_identity_ignores_what_does_not_change_numbers(self):

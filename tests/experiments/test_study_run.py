@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.study import Claim, Run, Section, StudyError, Table, report
+from experiments.study import Claim, Run, Section, report
+from jaxrobust.reporting import CommandError, Table
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,9 +46,11 @@ def test_another_configuration_is_refused_with_the_differences(tmp_path):
         run.cell("a", lambda: {"x": 1})
     with Run(tmp_path, {"seeds": [0, 1], "old": {"x": 1}}):
         pass  # tuples and lists are the same JSON
-    with pytest.raises(StudyError, match=r"\(new: now, but not there; old: there, but not now; seeds: .*\).*--output"):
+    with pytest.raises(
+        CommandError, match=r"\(new: now, but not there; old: there, but not now; seeds: .*\).*--output"
+    ):
         Run(tmp_path, {"seeds": (0,), "new": {"y": 1}})
-    with pytest.raises(StudyError, match=r"\(seeds: \[0, 1\] there, \[0\] now\)"):
+    with pytest.raises(CommandError, match=r"\(seeds: \[0, 1\] there, \[0\] now\)"):
         Run(tmp_path, {"seeds": (0,), "old": {"x": 1}})
 
 
@@ -62,12 +65,12 @@ def test_a_folder_without_results_takes_another_configuration(tmp_path, left):
         with Run(tmp_path, {"data set": "digits"}):
             assert "digits" in (tmp_path / "config.json").read_text()
     else:
-        with pytest.raises(StudyError, match="another configuration"):
+        with pytest.raises(CommandError, match="another configuration"):
             Run(tmp_path, {"data set": "digits"})
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path):
-    with Run(tmp_path, {}), pytest.raises(StudyError, match="another run is using"):
+    with Run(tmp_path, {}), pytest.raises(CommandError, match="another run is using"):
         Run(tmp_path, {})
     with Run(tmp_path, {}):
         pass
@@ -75,7 +78,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StudyError, match=r"cannot write to .*--output"):
+    with pytest.raises(CommandError, match=r"cannot write to .*--output"):
         Run(tmp_path / "file", {})
 
 
@@ -189,7 +192,7 @@ class TestStatistics:
 
 
 def test_figures_are_the_same_every_time(tmp_path):
-    from experiments.study import save_figure, subplots
+    from jaxrobust.reporting import save_figure, subplots
 
     contents = []
     for number in range(2):

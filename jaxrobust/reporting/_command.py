@@ -1,0 +1,35 @@
+"""Command lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import tyro
+
+Config = TypeVar("Config")
+
+
+class CommandError(Exception):
+    """A mistake of the user's; its message says what was given, what is wanted and how to mend it."""
+
+
+def main(configuration: type[Config] | Mapping[str, type[Config]], run: Callable[[Config], None], program: str) -> None:
+    """Parse the command line into ``configuration``, or into that of a subcommand, and run the command.
+
+    A mistake of the user's ends in one message and exit code 2, an interrupt in exit code 130.
+    """
+    parsed: Any
+    if isinstance(configuration, Mapping):
+        parsed = tyro.extras.subcommand_cli_from_dict(dict(configuration), prog=program)
+    else:
+        parsed = tyro.cli(configuration, prog=program)
+    try:
+        run(parsed)
+    except CommandError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; finished work is kept, the same command continues", file=sys.stderr)
+        sys.exit(130)
