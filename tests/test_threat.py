@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.test_util import check_grads
 from scipy.optimize import brentq
 
 from jaxrobust import L1, L2, Linf
@@ -118,6 +119,31 @@ def test_l1_projection_in_a_fused_program():
         x, step, scale
     )
     assert float(L1(1.0).norm(moved).max()) <= 1 + 1e-5
+
+
+def test_l1_projection_where_thresholds_meet_breakpoints():
+    # 8-bit pixels and equal steps: many sizes and limits coincide, often at the threshold itself.
+    rng = np.random.default_rng(0)
+    x = (rng.integers(0, 256, size=(3000, 24)) * rng.integers(0, 2, size=(3000, 24)) / 255).astype(np.float32)
+    steps = (rng.integers(-3, 4, size=x.shape) / rng.integers(1, 8, size=(3000, 1))).astype(np.float32)
+    p = np.where(rng.uniform(size=x.shape) < 0.5, steps, 1 - x).astype(np.float32)
+    eps = rng.choice([0.5, 1.0, 4.0, 12.0], size=3000).astype(np.float32)
+    found = np.asarray(L1(jnp.asarray(eps)).project(jnp.asarray(p), jnp.asarray(x)), np.float64)
+    clipped = np.clip(p.astype(np.float64), -x, 1 - x.astype(np.float64))
+    outside = np.abs(clipped).sum(1) > eps
+    assert 500 < outside.sum() < 2900
+    np.testing.assert_allclose(np.abs(found).sum(1)[outside], eps[outside], rtol=1e-5)
+    np.testing.assert_allclose(found[~outside], clipped[~outside], atol=1e-6)
+    for row in np.flatnonzero(outside)[:200]:
+        np.testing.assert_allclose(found[row], l1_by_bisection(x[row], p[row], eps[row]), atol=2e-5)
+
+
+def test_l1_projection_has_the_derivative_of_the_projection(float64):
+    x, p = images(3, dtype=np.float64), draw(4, dtype=np.float64)
+    eps = jnp.asarray([0.7, 1.3] + [50.0] * (len(p) - 2))  # the last ones are inside
+    for mode in ("fwd", "rev"):
+        check_grads(lambda p, eps: L1(eps).project(p, x), (p, eps), order=1, modes=[mode], atol=1e-5, rtol=1e-5)
+        check_grads(lambda p, eps: L1(eps).project(p), (p, eps), order=1, modes=[mode], atol=1e-5, rtol=1e-5)
 
 
 def test_l1_projection_leaves_what_is_inside():

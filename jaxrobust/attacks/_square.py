@@ -65,6 +65,8 @@ class _State(NamedTuple):
     adversarial: jax.Array
     loss: jax.Array
     broken: jax.Array
+    # Of the next query. XLA's CPU backend would draw again for every pixel that needs a draw if a step used its own.
+    draws: Any
 
 
 def _channels_first(images: jax.Array) -> jax.Array:
@@ -76,9 +78,9 @@ def window_side(phase: int, p_init: float, height: int, width: int, *, odd: bool
     """Side of the windows: the root of the share ``p_init / 2^phase`` of the pixels, odd and at least 3 for l2 and l1.
 
     Example:
-        >>> [window_side(phase, 0.8, 32, 32, odd=False) for phase in range(10)]
+        >>> [window_side(phase, 0.8, 32, 32, odd=False) for phase in range(len(PHASES))]
         [29, 20, 14, 10, 7, 5, 4, 3, 2, 1]
-        >>> [window_side(phase, 0.8, 32, 32, odd=True) for phase in range(10)]
+        >>> [window_side(phase, 0.8, 32, 32, odd=True) for phase in range(len(PHASES))]
         [29, 21, 15, 11, 7, 5, 5, 3, 3, 3]
     """
     side = max(round(math.sqrt(p_init / 2**phase * height * width)), 3 if odd else 1)
@@ -152,65 +154,95 @@ def _corner(word: jax.Array, side: jax.Array, length: int) -> jax.Array:
     return (word % (length + 1 - side).astype(jnp.uint32)).astype(jnp.int32)[:, None]
 
 
-def _inside(offset: jax.Array, side: jax.Array, dtype: Any) -> jax.Array:
-    return ((offset >= 0) & (offset < side)).astype(dtype)
+def _inside(offset: jax.Array, side: jax.Array) -> jax.Array:
+    return (offset >= 0) & (offset < side)
 
 
 def _norm(x: jax.Array, power: int, axes: tuple[int, ...]) -> jax.Array:
     return jnp.abs(x).sum(axes) if power == 1 else jnp.sqrt(jnp.square(x).sum(axes))
 
 
-def _linf_candidate(
-    constants: _Constants, clean: jax.Array, adversarial: jax.Array, words: jax.Array, side: jax.Array
-) -> jax.Array:
+class _Signs(NamedTuple):
+    """The draws of an l-infinity query: which rows and columns its window has, and a sign per channel."""
+
+    rows: jax.Array
+    columns: jax.Array
+    signs: jax.Array
+
+
+class _Pyramids(NamedTuple):
+    """The draws of an l2 or l1 query: two windows by rows and columns, the pattern along both axes, a sign per channel."""
+
+    rows: tuple[jax.Array, jax.Array]
+    columns: tuple[jax.Array, jax.Array]
+    heights: tuple[jax.Array, jax.Array]
+    scales: tuple[jax.Array, jax.Array]
+    signs: jax.Array
+
+
+def _draw(options: _Options, keys: jax.Array, step: jax.Array, shape: tuple[int, ...], dtype: Any) -> Any:
+    """What the query of this number needs of chance, for images ``[batch, channels, height, width]``."""
+    _, channels, height, width = shape
+    sides = [
+        window_side(phase, options.p_init, height, width, odd=options.power is not None) for phase in range(len(PHASES))
+    ]
+    at = step
+    if options.rescaled:
+        at = jnp.floor(step.astype(jnp.float32) / options.queries * SCHEDULED).astype(jnp.int32)
+    phase = (at >= jnp.asarray(PHASES[1:], jnp.int32)).sum(dtype=jnp.int32)
+    side = jnp.asarray(sides, jnp.int32)[phase]
+    count = 5 + -(-channels // 32)
+    words = jax.vmap(lambda key: jax.random.bits(key, (count,), jnp.uint32))(fold_in_each(fold_in_each(keys, 2), step))
+
+    def place(word: int, length: int) -> jax.Array:
+        return jnp.arange(length, dtype=jnp.int32) - _corner(words[:, word], side, length)
+
+    signs = _signs(words[:, 5:], channels, dtype)
+    row, column = place(0, height), place(1, width)
+    if options.power is None:
+        return _Signs(_inside(row, side), _inside(column, side), signs)
+    row_2, column_2 = place(2, height), place(3, width)
+    transposed = (words[:, 4] & 1 == 1)[:, None]
+    table = _table(sides, options.power, dtype)
+    row_height, row_scale = _profile(table, phase, row, ~transposed)
+    column_height, column_scale = _profile(table, phase, column, transposed)
+    return _Pyramids(
+        rows=(_inside(row, side), _inside(row_2, side)),
+        columns=(_inside(column, side), _inside(column_2, side)),
+        heights=(row_height, column_height),
+        scales=(row_scale, column_scale),
+        signs=signs,
+    )
+
+
+def _linf_candidate(threat: Any, clean: jax.Array, adversarial: jax.Array, draws: _Signs) -> jax.Array:
     """A window becomes the clean image plus or minus the radius, by channel."""
-    _, channels, height, width = clean.shape
-    rows = jnp.arange(height, dtype=jnp.int32) - _corner(words[:, 0], side, height)
-    columns = jnp.arange(width, dtype=jnp.int32) - _corner(words[:, 1], side, width)
-    signs = _signs(words[:, 2:], channels, clean.dtype)[:, :, None, None]
-    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None]
-    shifted = constants.threat.clip(clean + constants.threat.radius(clean) * signs)
+    shifted = threat.clip(clean + threat.radius(clean) * draws.signs[:, :, None, None])
+    inside = draws.rows[:, :, None] & draws.columns[:, None]
     return jnp.where(inside[:, None], shifted, adversarial)
 
 
 def _pyramid_candidate(
-    constants: _Constants,
-    clean: jax.Array,
-    adversarial: jax.Array,
-    words: jax.Array,
-    phase: jax.Array,
-    table: _Table,
-    power: int,
+    threat: Any, clean: jax.Array, adversarial: jax.Array, draws: _Pyramids, power: int
 ) -> jax.Array:
     """Mass of one window and what the radius leaves goes into a pattern in another window."""
-    _, channels, height, width = clean.shape
-    threat, dtype, side = constants.threat, clean.dtype, table.side[phase]
-    row, column = (
-        jnp.arange(length, dtype=jnp.int32) - _corner(words[:, k], side, length)
-        for k, length in ((0, height), (1, width))
+    channels = clean.shape[1]
+    first, second = (
+        (rows[:, :, None] & columns[:, None])[:, None] for rows, columns in zip(draws.rows, draws.columns, strict=True)
     )
-    row_2, column_2 = (
-        jnp.arange(length, dtype=jnp.int32) - _corner(words[:, k], side, length)
-        for k, length in ((2, height), (3, width))
-    )
-    transposed = (words[:, 4] & 1 == 1)[:, None]
-    signs = _signs(words[:, 5:], channels, dtype)[:, :, None, None]
-    row_height, row_scale = _profile(table, phase, row, ~transposed)
-    column_height, column_scale = _profile(table, phase, column, transposed)
     change = adversarial - clean
-    first = _inside(row, side, dtype)[:, None, :, None] * _inside(column, side, dtype)[:, None, None]
-    second = _inside(row_2, side, dtype)[:, None, :, None] * _inside(column_2, side, dtype)[:, None, None]
-    kept = change * first
-    union = _norm(change * jnp.maximum(first, second), power, (2, 3))
+    kept = jnp.where(first, change, 0)
+    union = _norm(jnp.where(first | second, change, 0), power, (2, 3))
     whole = _norm(change, power, (1, 2, 3))
-    fresh = jnp.minimum(row_height[:, :, None], column_height[:, None]) * row_scale[:, :, None] * column_scale[:, None]
-    fresh = fresh[:, None] * signs + kept / (_norm(kept, power, (2, 3)) + 1e-12)[:, :, None, None]
+    (row_height, column_height), (row_scale, column_scale) = draws.heights, draws.scales
+    shape = jnp.minimum(row_height[:, :, None], column_height[:, None]) * row_scale[:, :, None] * column_scale[:, None]
+    fresh = shape[:, None] * draws.signs[:, :, None, None]
+    fresh = fresh + kept / (_norm(kept, power, (2, 3)) + 1e-12)[:, :, None, None]
     eps = threat.radius(clean).reshape(-1, 1)
     left = jnp.maximum(eps**power - whole[:, None] ** power, 0) / channels
     size = channels * (left + union) if power == 1 else jnp.sqrt(left + jnp.square(union))
     fresh = fresh * (size / (_norm(fresh, power, (2, 3)) + 1e-12))[:, :, None, None]
-    change = change * (1 - first) * (1 - second) + fresh
-    return _into_ball(threat, change, clean, power)
+    return _into_ball(threat, jnp.where(first | second, 0, change) + fresh, clean, power)
 
 
 def _into_ball(threat: Any, change: jax.Array, clean: jax.Array, power: int) -> jax.Array:
@@ -271,29 +303,15 @@ def _program(options: _Options) -> _Program:
         first = jnp.where(broken[:, None, None, None], found, _start(constants, options))
         zero = jnp.zeros((), jnp.int32)
         loss, wrong = evaluate(constants, zero, first)
-        return _State(zero, first, loss, broken | wrong)
+        draws = _draw(options, constants.keys, zero, first.shape, first.dtype)
+        return _State(zero, first, loss, broken | wrong, draws)
 
     def step(constants: _Constants, state: _State) -> _State:
-        clean = _channels_first(constants.images)
-        _, channels, height, width = clean.shape
-        sides = [
-            window_side(phase, options.p_init, height, width, odd=options.power is not None)
-            for phase in range(len(PHASES))
-        ]
-        at = state.step
-        if options.rescaled:
-            at = jnp.floor(at.astype(jnp.float32) / options.queries * SCHEDULED).astype(jnp.int32)
-        phase = (at >= jnp.asarray(PHASES[1:], jnp.int32)).sum(dtype=jnp.int32)
-        count = 5 + -(-channels // 32)
-        words = jax.vmap(lambda key: jax.random.bits(key, (count,), jnp.uint32))(
-            fold_in_each(fold_in_each(constants.keys, 2), state.step)
-        )
+        clean, draws = _channels_first(constants.images), state.draws
         if options.power is None:
-            side = jnp.asarray(sides, jnp.int32)[phase]
-            candidate = _linf_candidate(constants, clean, state.adversarial, words, side)
+            candidate = _linf_candidate(constants.threat, clean, state.adversarial, draws)
         else:
-            table = _table(sides, options.power, clean.dtype)
-            candidate = _pyramid_candidate(constants, clean, state.adversarial, words, phase, table, options.power)
+            candidate = _pyramid_candidate(constants.threat, clean, state.adversarial, draws, options.power)
         loss, wrong = evaluate(constants, state.step + 1, candidate)
         accept = ~state.broken & (wrong | (loss > state.loss))
         return _State(
@@ -301,6 +319,7 @@ def _program(options: _Options) -> _Program:
             jnp.where(accept[:, None, None, None], candidate, state.adversarial),
             jnp.where(accept, loss, state.loss),
             state.broken | (accept & wrong),
+            _draw(options, constants.keys, state.step + 1, clean.shape, clean.dtype),
         )
 
     return _Program(start, step)

@@ -115,14 +115,12 @@ def test_candidates_use_the_whole_radius(threat, problem, key):
 
 
 def test_windows_reach_every_pixel(key):
-    # A loss that always rises accepts every candidate of the first queries.
-    images = jnp.full((64, 6, 6, 1), 0.5)
-    words = jax.vmap(lambda k: jax.random.bits(k, (6,), jnp.uint32))(jax.random.split(key, 64))
-    constants = _square._Constants(Linf(0.1), None, None, images, None)
-    clean = jnp.moveaxis(images, -1, 1)
-    moved = _square._linf_candidate(constants, clean, clean, words, jnp.asarray(3)) - clean
-    assert bool((jnp.abs(moved) > 0).any(0).all())
-    assert bool(((jnp.abs(moved) > 0).sum((1, 2, 3)) == 9).all())
+    images = jnp.full((64, 1, 6, 6), 0.5)
+    options = _square._Options(None, 0.25, 100, False, "margin")
+    draws = _square._draw(options, jax.random.split(key, 64), jnp.asarray(0), images.shape, images.dtype)
+    moved = np.abs(_square._linf_candidate(Linf(0.1), images, images, draws) - images) > 0
+    assert moved.any(0).all()
+    assert (moved.sum((1, 2, 3)) == 9).all()
 
 
 def test_never_breaks_what_is_provably_robust_and_breaks_the_rest(key):
