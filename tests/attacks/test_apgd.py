@@ -59,26 +59,19 @@ def test_phases_of_the_larger_eps_schedule():
     assert lengths == (30, 30, 40)
 
 
-@pytest.mark.parametrize("threat", THREATS.values(), ids=THREATS)
-@pytest.mark.parametrize("make", ATTACKS.values(), ids=ATTACKS)
-def test_inside_ball_and_box_and_clean_where_not_broken(make, threat, problem, key):
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        ("apgd", "Linf"),
+        ("apgd", "L1"),
+        ("apgd_targeted", "L2"),
+        ("apgd_dlr_restarts", "Linf"),
+        ("apgd_targeted_margin", "L1"),
+    ],
+)
+def test_verdicts_depend_neither_on_batches_nor_on_jit(name, norm, problem, key):
     images, labels, logits_fn = problem
-    labels = labels.at[0].set((labels[0] + 1) % CLASSES)  # misclassified as it is
-    adversarial = make(threat)(key, logits_fn, images, labels)
-    assert adversarial.dtype == images.dtype
-    assert bool(((adversarial >= 0) & (adversarial <= 1)).all())
-    assert bool((threat.norm(adversarial - images) <= threat.eps * (1 + 1e-6)).all())
-    robust = np.asarray(logits_fn(adversarial).argmax(-1) == labels)
-    assert 0 < robust.sum() < BATCH
-    np.testing.assert_array_equal(adversarial[robust], images[robust])
-    np.testing.assert_array_equal(adversarial[0], images[0])
-
-
-@pytest.mark.parametrize("threat", THREATS.values(), ids=THREATS)
-@pytest.mark.parametrize("name", ["apgd", "apgd_targeted"])
-def test_verdicts_depend_neither_on_batches_nor_on_jit(name, threat, problem, key):
-    images, labels, logits_fn = problem
-    attack = ATTACKS[name](threat)
+    attack = ATTACKS[name](THREATS[norm])
     keys = jax.random.split(key, BATCH)
     whole = attack(keys, logits_fn, images, labels)
     order = np.random.default_rng(0).permutation(BATCH)

@@ -15,6 +15,7 @@ from jaxrobust import L1, L2, Linf, attacks
 from jaxrobust.attacks._auto_attack import _run, _stages
 
 SHAPE, N = (6, 6, 1), 23
+PUBLISHED = _stages.QUERIES, _stages.STEPS, _stages.SAMPLES
 
 
 def network(parameters, images):
@@ -37,6 +38,7 @@ def short(monkeypatch):
     """Few queries and steps: the driver is tested here, the attacks have tests of their own."""
     monkeypatch.setattr(_stages, "QUERIES", 20)
     monkeypatch.setattr(_stages, "STEPS", 5)
+    monkeypatch.setattr(_stages, "SAMPLES", 3)
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +119,14 @@ def test_published_settings():
     assert plus[2:] == (5, 9, False, 5, 1)
     rand = _stages.settings(Linf(0.1), "rand", None)
     assert rand.attacks == ("apgd-ce", "apgd-dlr")
-    assert rand[2:] == (1, 9, False, 1, 20)
+    assert rand[2:] == (1, 9, False, 1, 3)
+    assert PUBLISHED == (5000, 100, 20)
     plan, notes = _stages.stages(linf, Linf(0.1), 10, (32, 32, 3))
     assert [sum(stage.attack == name for stage in plan) for name in linf.attacks] == [1, 9, 9, 1]
     assert notes == []
 
 
-@pytest.mark.parametrize("classes", [2, 3, 4, 6])
+@pytest.mark.parametrize("classes", [2, 3, 4])
 def test_few_classes(classes, key):
     logits_fn, images, labels = make(classes)
     result = attacks.auto_attack(Linf(0.04))(key, logits_fn, images, labels)

@@ -138,7 +138,7 @@ def test_never_breaks_what_is_provably_robust_and_breaks_the_rest(key):
     assert broken[radius < 0.9 * eps].mean() > 0.9
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     height=st.sampled_from([1, 3, 5, 12, 14, 19]),
     width=st.sampled_from([1, 4, 12, 18, 24]),

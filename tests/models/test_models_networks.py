@@ -27,7 +27,7 @@ NETWORKS = {
 
 
 def inputs(shape, batch=2):
-    return jax.random.uniform(jax.random.fold_in(KEY, 1), (batch, *shape))
+    return jax.random.uniform(jax.random.fold_in(KEY, 1), (batch, *shape), jnp.float32)
 
 
 def initialised(model, shape):
@@ -39,7 +39,7 @@ def initialised(model, shape):
         values = generator.uniform(-1, 1, wanted.shape) / math.sqrt(fan_in)
         return jnp.asarray(values + (path[-1].key in ("scale", "var")), wanted.dtype)
 
-    return jax.tree.map_with_path(leaf, jax.eval_shape(model.init, KEY, jnp.zeros((1, *shape))))
+    return jax.tree.map_with_path(leaf, jax.eval_shape(model.init, KEY, jnp.zeros((1, *shape), jnp.float32)))
 
 
 @functools.cache
