@@ -3,7 +3,9 @@
 XLA optimises little here: tests compile hundreds of small programs and run each a few times.
 """
 
+import gc
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAGS = (
@@ -18,6 +20,16 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_compiled_programs():
+    """Each compiled program maps some ten pieces of memory. Linux allows 65,530 a process; at the next XLA crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 30_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
