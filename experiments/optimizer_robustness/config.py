@@ -82,8 +82,7 @@ class Setting:
         drop_last: leave out the last partial batch.
         gaussian: noise variances, mildest first, in squared pixel units.
         l2, linf: budgets of the attacks, mildest first.
-        attack: ``auto_attack`` (the standard version), or with ``attack_steps`` ``multi_targeted`` (PGD on the logit
-            difference, up to nine targets) or ``pgd`` (cross-entropy, random start).
+        attack: ``auto_attack`` (the standard version), or ``pgd`` (cross-entropy, random start, ``attack_steps``).
         attacked: how many test images are attacked, from the first; all by default.
         draws: noise draws per image.
         average: which Gaussian, l2 and l-infinity severities make up the averaged robust accuracy.
@@ -112,7 +111,7 @@ class Setting:
     gaussian: tuple[float, ...] = ()
     l2: tuple[float, ...] = ()
     linf: tuple[float, ...] = ()
-    attack: Literal["auto_attack", "multi_targeted", "pgd"] = "multi_targeted"
+    attack: Literal["auto_attack", "pgd"] = "auto_attack"
     attack_steps: int = 20
     attacked: int | None = None
     draws: int = 1
@@ -167,6 +166,7 @@ def _small() -> tuple[Setting, ...]:
             gaussian=(0.1, 0.3),
             l2=(0.5, 1.0),
             linf=(0.05, 0.1),
+            attacked=100,
             draws=5,
             empty_variances=(0.5, 2.0),
             band_variance=1.0,
@@ -182,6 +182,7 @@ def _small() -> tuple[Setting, ...]:
             gaussian=(0.1, 0.3),
             l2=(0.5, 1.0),
             linf=(0.05, 0.07),
+            attacked=200,
             band_variance=0.3,
         ),
         Setting(  # S5
@@ -237,7 +238,6 @@ def _paper() -> tuple[Setting, ...]:
             gaussian=gaussian,
             l2=l2,
             linf=linf,
-            attack="auto_attack",
             attacked=1000,
             reference=name,
             average=published.AVERAGED.get(reference, (-1, -1, -1)),
@@ -346,8 +346,7 @@ def _new_setting(name: str, config: Config) -> Setting:
             # The published rates belong to the published network, which a quick run may replace.
             rates={optimizer: _around(paper.rates[optimizer][0]) for optimizer in _THREE},
             epochs=20,
-            attack="multi_targeted",
-            attacked=500,
+            attacked=200,
         )
     return Setting(
         name=name,
@@ -358,6 +357,7 @@ def _new_setting(name: str, config: Config) -> Setting:
         gaussian=(0.01, 0.1),
         l2=(0.5, 1.0),
         linf=(0.05, 0.1),
+        attacked=100 if small else 1000,
     )
 
 
