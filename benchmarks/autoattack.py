@@ -5,12 +5,14 @@ For the reference folder's MLP and CNN, on one batch of 200 images, it times
 * each run of each attack of the standard version (one target of APGD-T and FAB-T), without compilation;
 * as many calls of one jitted forward pass, and of one jitted forward pass with input gradient, as the run needs by
   its published count, from Python on the same batch;
-* the whole cascade against the bare passes of all batches that it ran;
+* the whole cascade, in batches of ``--batch-size``, against the bare passes of all batches that it ran. The last batch of a
+  stage is filled up with copies: "filled" says how many times the passes are that the points alone would need;
 * where PyTorch is installed, and with --torch, the same passes there, on the same weights.
 
 The ratio is to be at most 1.25. Rounds of both are interleaved, and the median of their ratios is reported.
 
-    python benchmarks/autoattack.py [--norm Linf] [--networks mlp_plain cnn_pgd] [--rounds 5] [--queries 500] [--torch]
+    python benchmarks/autoattack.py [--norm Linf] [--networks mlp_plain cnn_pgd] [--rounds 5] [--queries 500]
+        [--batch-size 40] [--parts attacks cascade] [--torch]
 
 Square is timed over a part of its queries, of which every one is alike: ``--queries``.
 """
@@ -23,6 +25,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +34,8 @@ from reference_networks import Network, load, verdicts
 
 import jaxrobust
 from jaxrobust import attacks, losses
-from jaxrobust.attacks._auto_attack import _stages
+from jaxrobust.attacks._auto_attack import _run, _stages
+from jaxrobust.batching import Batch
 from jaxrobust.iteration import Closure
 from jaxrobust.random import example_keys
 
@@ -137,31 +141,41 @@ def measure(name: str, norm: str, rounds: int, queries: int, with_torch: bool) -
         print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in record.items()}), flush=True)
 
 
-def cascade(name: str, norm: str) -> None:
-    """The whole standard version, compiled before, against the bare passes of its batches."""
+def cascade(name: str, norm: str, batch_size: int, rounds: int) -> None:
+    """The whole standard version, compiled before, against the bare passes of the batches that it ran."""
     _stages.QUERIES = 5000
     network, reference = load(name), verdicts(name, norm)
     threat = getattr(jaxrobust, norm)(float(reference["eps"]))
-    evaluate = attacks.auto_attack(threat, batch_size=50)
+    run: list[tuple[int, int]] = []  # the passes of every batch
+
+    class Counted(_run._Evaluation):
+        def _attack(self, stage: _stages.Stage, row: int, batch: Batch) -> None:
+            run.append((stage.passes[0] + 1, stage.passes[1]))
+            super()._attack(stage, row, batch)
+
+    evaluate = attacks.auto_attack(threat, batch_size=batch_size)
     arguments = (jax.random.key(0), network.logits_fn, network.images, network.labels)
-    cold = seconds(lambda: evaluate(*arguments).robust)
     begin = time.perf_counter()
-    result = evaluate(*arguments)
-    warm = time.perf_counter() - begin
-    forwards, backwards = int(result.passes.forward.sum()) / 50, int(result.passes.backward.sum()) / 50
-    images, labels = jnp.asarray(network.images[:50]), jnp.asarray(network.labels[:50])
-    closure = Closure(network.logits_fn)
-    jax.block_until_ready(bare(closure, images, labels, (2, 1)))
-    passes = seconds(lambda: bare(closure, images, labels, (round(forwards), round(backwards))))
+    with mock.patch.object(_run, "_Evaluation", Counted):
+        result = evaluate(*arguments)
+    cold = time.perf_counter() - begin
+    forward, backward = (sum(column) for column in zip(*run, strict=True))
+    needed_by_points = result.passes.forward.sum() - len(network.images)  # without the clean images'
+    images, labels = jnp.asarray(network.images[:batch_size]), jnp.asarray(network.labels[:batch_size])
+    needed = functools.partial(bare, Closure(network.logits_fn), images, labels, (forward, backward))
+    jax.block_until_ready(bare(Closure(network.logits_fn), images, labels, (2, 1)))
+    pairs = [(seconds(lambda: evaluate(*arguments).robust), seconds(needed)) for _ in range(rounds)]
+    warm, bare_seconds = (statistics.median(column) for column in zip(*pairs, strict=True))
     record = {
         "network": name,
         "norm": norm,
-        "attack": "standard, batches of 50",
+        "attack": f"standard, batches of {batch_size}",
         "robust": result.robust_accuracy,
         "cascade_s": warm,
         "with_compilation_s": cold,
-        "bare_s": passes,
-        "cascade / bare": warm / passes,
+        "bare_s": bare_seconds,
+        "filled": forward * batch_size / needed_by_points,
+        "cascade / bare": statistics.median(a / b for a, b in pairs),
     }
     print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in record.items()}), flush=True)
 
@@ -172,13 +186,15 @@ def main() -> None:
     parser.add_argument("--norm", default="Linf", choices=["Linf", "L2", "L1"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--queries", type=int, default=500)
+    parser.add_argument("--batch-size", type=int, default=40, help="of the whole cascade")
     parser.add_argument("--torch", action="store_true")
-    parser.add_argument("--skip-cascade", action="store_true")
+    parser.add_argument("--parts", nargs="+", default=["attacks", "cascade"], choices=["attacks", "cascade"])
     arguments = parser.parse_args()
     for name in arguments.networks:
-        measure(name, arguments.norm, arguments.rounds, arguments.queries, arguments.torch)
-        if not arguments.skip_cascade:
-            cascade(name, arguments.norm)
+        if "attacks" in arguments.parts:
+            measure(name, arguments.norm, arguments.rounds, arguments.queries, arguments.torch)
+        if "cascade" in arguments.parts:
+            cascade(name, arguments.norm, arguments.batch_size, 3)
 
 
 if __name__ == "__main__":

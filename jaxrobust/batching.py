@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,14 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.asarray(jax.devices() if devices is None else devices), ("data",))
 
 
-def to_float(images: jax.typing.ArrayLike) -> jax.Array:
-    """8-bit images to float32 in [0, 1]; floating-point images as they are. Jittable."""
-    images = jnp.asarray(images)
-    if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 255
+@overload
+def to_float(images: np.ndarray) -> np.ndarray: ...
+@overload
+def to_float(images: jax.Array) -> jax.Array: ...
+def to_float(images: Any) -> Any:
+    """8-bit images to float32 in [0, 1]; floating-point images as they are. Jittable; NumPy arrays stay on the host."""
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / 255
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(f"images must be uint8 or floating point, got {images.dtype}")
     return images
@@ -75,7 +78,11 @@ def check_classes(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray) -
     Raises:
         ValueError: for a function that does not return logits, or labels outside its classes.
     """
-    logits = jax.eval_shape(lambda images: logits_fn(to_float(images)), images)
+
+    def logits_of(images: jax.Array) -> jax.Array:
+        return logits_fn(to_float(images))
+
+    logits = jax.eval_shape(logits_of, images)
     if getattr(logits, "ndim", None) != 2 or logits.shape[0] != len(images):
         found = logits.shape if hasattr(logits, "shape") else type(logits).__name__
         raise ValueError(f"logits_fn must return logits [batch, classes]; for {len(images)} images it returned {found}")

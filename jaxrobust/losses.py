@@ -88,6 +88,21 @@ def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.where(own, -jnp.inf, logits).max(-1) - _pick(logits, labels)
 
 
+def log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """``log((1 - p_y) / p_y) = logsumexp_{j != y} z_j - z_y``, ``[batch]``, for ``p = softmax(logits)``.
+
+    Rises as ``p_y`` falls, also where ``p_y`` rounds to 1. Its gradient is that of the cross-entropy over ``1 - p_y``, so
+    it points the same way and does not vanish where the classifier is sure.
+
+    Example:
+        >>> log_odds(jnp.log(jnp.array([[0.2, 0.8]])), jnp.array([1])).exp().round(4).tolist()
+        [0.25]
+    """
+    _check(logits, labels)
+    own = jnp.arange(logits.shape[1], dtype=labels.dtype) == labels[:, None]
+    return jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1) - _pick(logits, labels)
+
+
 def dlr(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Difference of logits ratio, ``-(z_y - max_{j != y} z_j) / (z_(1) - z_(3) + 1e-12)``, ``[batch]``.
 

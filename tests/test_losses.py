@@ -21,6 +21,24 @@ def test_closed_forms():
     np.testing.assert_allclose(losses.targeted_dlr(LOGITS, LABELS, TARGETS), [-3 / 5, 2 / 3.5], rtol=1e-6)
 
 
+def test_log_odds_and_their_direction():
+    def direction(loss):
+        gradient = jax.grad(lambda logits: loss(logits, LABELS).sum())(LOGITS)
+        return gradient / jnp.linalg.norm(gradient, axis=1, keepdims=True)
+
+    entropy = losses.cross_entropy(LOGITS, LABELS)
+    np.testing.assert_allclose(direction(losses.log_odds), direction(losses.cross_entropy), rtol=1e-5)
+    np.testing.assert_allclose(losses.log_odds(LOGITS, LABELS), np.log(np.expm1(entropy)), rtol=1e-5)
+
+
+def test_log_odds_of_a_sure_classifier():
+    sure = jnp.asarray([[60.0, 0.0, 0.0]])
+    np.testing.assert_allclose(losses.log_odds(sure, LABELS[1:]), [np.log(2) - 60], rtol=1e-6)
+    gradient = jax.grad(lambda z: losses.log_odds(z, LABELS[1:]).sum())(sure)
+    np.testing.assert_allclose(gradient, [[-1.0, 0.5, 0.5]], rtol=1e-6)
+    assert float(losses.cross_entropy(sure, LABELS[1:])[0]) == 0
+
+
 def test_margin_is_positive_exactly_where_misclassified():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(50, 6)), jnp.float32)
     labels = jnp.asarray(np.random.default_rng(1).integers(6, size=50))
@@ -54,6 +72,7 @@ ALL = {
     "cross_entropy": losses.cross_entropy,
     "smoothed": lambda z, y: losses.cross_entropy(z, y, label_smoothing=0.1),
     "margin": losses.margin,
+    "log_odds": losses.log_odds,
     "dlr": losses.dlr,
     "targeted_dlr": lambda z, y: losses.targeted_dlr(z, y, (y + 1) % z.shape[-1]),
     "kl": lambda z, y: losses.kl_divergence(z, jnp.flip(z, -1)),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxrobust._types import LogitsFn
 from jaxrobust.iteration import Closure, iterate
+from jaxrobust.losses import log_odds
 from jaxrobust.threat import L2, ThreatModel
 from jaxrobust.threat._base import flatten
 
@@ -60,13 +61,6 @@ def _start(constants: _Constants) -> _State:
     return _State(jnp.zeros((), jnp.int32), images, norm, Nearest(images, nothing))
 
 
-def _log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """``log((1 - p_y) / p_y)``; its gradient is that of the cross-entropy over ``1 - p_y``, which may underflow."""
-    own = jnp.arange(logits.shape[-1], dtype=labels.dtype) == labels[:, None]
-    others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
-    return others - jnp.where(own, logits, 0).sum(-1)
-
-
 @functools.lru_cache(maxsize=64)
 def _program(targeted: bool, levels: int | None, steps: int) -> _Program:
     def logits_at(constants: _Constants, flat: jax.Array) -> jax.Array:
@@ -88,7 +82,8 @@ def _program(targeted: bool, levels: int | None, steps: int) -> _Program:
 
         def loss(flat: jax.Array) -> tuple[jax.Array, jax.Array]:
             logits = logits_at(constants, flat)
-            total = _log_odds(logits, constants.labels).sum()
+            # Unlike that of the cross-entropy, this gradient cannot underflow; the two point the same way.
+            total = log_odds(logits, constants.labels).sum()
             return -total if targeted else total, logits
 
         gradient, logits = jax.grad(loss, has_aux=True)(state.adversarial)

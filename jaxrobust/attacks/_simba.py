@@ -14,6 +14,7 @@ import numpy as np
 from jaxrobust._types import LogitsFn
 from jaxrobust.frequency import dct_matrix
 from jaxrobust.iteration import Closure, iterate
+from jaxrobust.losses import log_odds
 from jaxrobust.random import example_keys, typed_key
 from jaxrobust.threat import ThreatModel
 from jaxrobust.threat._base import flatten
@@ -36,17 +37,10 @@ class _Constants(NamedTuple):
 
 class _State(NamedTuple):
     perturbation: jax.Array
-    log_odds: jax.Array
+    loss: jax.Array  # log-odds, since the probability itself rounds to 1
     success: jax.Array
     trial: jax.Array  # the direction that each example is at, counted over all passes
     backward: jax.Array  # whether the step along the direction has failed, and the opposite one is due
-
-
-def _log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """``log(p_y / (1 - p_y))``, which falls whenever ``p_y`` does, also where ``p_y`` rounds to 1."""
-    own = jnp.arange(logits.shape[-1], dtype=labels.dtype) == labels[:, None]
-    others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
-    return jnp.where(own, logits, 0).sum(-1) - others
 
 
 def _pixel(images: jax.Array, index: jax.Array) -> jax.Array:
@@ -71,13 +65,13 @@ def _make_step(direction: Callable[[jax.Array, jax.Array], jax.Array]) -> Callab
         signed = jnp.where(state.backward, -constants.step_size, constants.step_size)[:, None]
         moved = threat.project(state.perturbation + signed * direction(images, index), flatten(images))
         logits = constants.logits_fn(threat.clip(flatten(images) + moved).reshape(images.shape))
-        log_odds, success = _log_odds(logits, constants.labels), misclassified(logits, constants.labels)
+        loss, success = log_odds(logits, constants.labels), misclassified(logits, constants.labels)
         active = ~state.success & (state.trial < constants.trials)
-        accept = active & (success | (log_odds < state.log_odds))
+        accept = active & (success | (loss > state.loss))
         over = accept | state.backward
         return _State(
             jnp.where(accept[:, None], moved, state.perturbation),
-            jnp.where(accept, log_odds, state.log_odds),
+            jnp.where(accept, loss, state.loss),
             state.success | (accept & success),
             state.trial + (active & over).astype(state.trial.dtype),
             ~over,
@@ -124,7 +118,7 @@ def _prepare(
     logits, none = logits_fn(images), jnp.zeros(labels.shape, jnp.int32)
     start = _State(
         perturbation=jnp.zeros_like(flatten(images)),
-        log_odds=_log_odds(logits, labels),
+        loss=log_odds(logits, labels),
         success=misclassified(logits, labels),
         trial=none,
         backward=none.astype(bool),

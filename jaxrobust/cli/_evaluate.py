@@ -133,7 +133,7 @@ def _attack(command: Evaluate, threat: ThreatModel, folder: Path) -> AutoAttack:
 
 
 def _write(folder: Path, command: Evaluate, subject: _Subject, threat: ThreatModel, result: AutoAttackResult) -> None:
-    clean = np.asarray(to_float(subject.images))
+    clean = to_float(subject.images)
     arrays = {
         "labels": subject.labels,
         "predictions": result.predictions,
@@ -162,7 +162,12 @@ def _write(folder: Path, command: Evaluate, subject: _Subject, threat: ThreatMod
         lines.append(f"![adversarial examples](figures/{figure.name}.png)\n")
     text = "\n".join(lines)
     write_atomically(folder / "report.md", lambda temporary: temporary.write_text(text))
+    # Times differ from run to run: they stay out of the report, so that a continued evaluation gives the same one.
+    write_atomically(
+        folder / "timings.json", lambda temporary: temporary.write_text(json.dumps(result.seconds, indent=1) + "\n")
+    )
     print_table(table)
+    print("seconds: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.seconds.items()))
     for line in _warnings(result):
         print(line)
     print(f"report:  {folder / 'report.md'}")
@@ -181,13 +186,10 @@ def _interval(percent: float, count: int) -> str:
 
 def _table(result: AutoAttackResult) -> Table:
     count = len(result.robust)
-    rows = [("clean", _interval(result.clean_accuracy, count), "")]
-    rows += [
-        (f"after {name}", _interval(value, count), f"{result.seconds[name]:.1f}")
-        for name, value in result.after.items()
-    ]
-    rows.append(("robust accuracy", _interval(result.robust_accuracy, count), f"{sum(result.seconds.values()):.1f}"))
-    return Table("Accuracy in per cent, with 95 % intervals", ("", "accuracy", "seconds"), rows)
+    rows = [("clean", _interval(result.clean_accuracy, count))]
+    rows += [(f"after {name}", _interval(value, count)) for name, value in result.after.items()]
+    rows.append(("robust accuracy", _interval(result.robust_accuracy, count)))
+    return Table("Accuracy in per cent, with 95 % intervals", ("", "accuracy"), rows)
 
 
 def _warnings(result: AutoAttackResult) -> list[str]:

@@ -137,6 +137,23 @@ def test_few_classes(classes, key):
     assert ("APGD-T is one run of APGD with the untargeted margin loss" in text) == (classes == 2)
 
 
+def test_compiles_once_per_attack(key, caplog):
+    logits_fn, images, labels = make(7)  # six targets
+    evaluate = attacks.auto_attack(Linf(0.04), batch_size=8)
+
+    def compiled(*arguments):
+        caplog.clear()
+        with jax.log_compiles():
+            evaluate(*arguments)
+        found = [re.search(r"Compiling jit\((\w+)\)", record.getMessage()) for record in caplog.records]
+        return [match[1] for match in found if match]
+
+    first = compiled(key, logits_fn, images, labels)
+    assert first.count("_lax_loop") <= len(evaluate.settings.attacks)
+    other, images, labels = make(7, seed=1)
+    assert compiled(jax.random.key(1), other, images[:17], labels[:17]) == []
+
+
 def test_all_broken_and_all_misclassified(problem, key):
     logits_fn, images, labels = problem
     everything = attacks.auto_attack(Linf(1.0), batch_size=8)(key, logits_fn, images, labels)
@@ -211,17 +228,47 @@ def test_continues_where_it_was_killed(after_saves, problem, key, tmp_path, monk
     same(again, undisturbed)  # nothing is left to do
 
 
+def test_continues_with_another_batch_size_and_other_devices(problem, key, tmp_path, monkeypatch):
+    logits_fn, images, labels = problem
+    undisturbed = attacks.auto_attack(Linf(0.04))(key, logits_fn, images, labels)
+    save, saves = _run.Progress.save, []
+
+    def killed(self):
+        save(self)
+        saves.append(1)
+        if len(saves) == 4:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_run.Progress, "save", killed)
+        with pytest.raises(Killed):
+            attacks.auto_attack(Linf(0.04), batch_size=16, state=tmp_path)(key, logits_fn, images, labels)
+    one_device = Mesh(np.asarray(jax.devices()[:1]), ("data",))
+    attack = attacks.auto_attack(Linf(0.04), batch_size=5, state=tmp_path, mesh=one_device)
+    same(attack(key, logits_fn, images, labels), undisturbed)
+
+
+def test_function_without_bound_parameters_is_known_by_its_answers(problem, key, tmp_path):
+    logits_fn, images, labels = problem
+    attack = attacks.auto_attack(Linf(0.04), "custom", attacks=["apgd-ce"], state=tmp_path)
+    attack(key, lambda images: logits_fn(images), images, labels)
+    attack(key, lambda images: logits_fn(images), images, labels)
+    other = make(5, seed=3)[0]
+    with pytest.raises(ValueError, match="state belongs to another classifier"):
+        attack(key, lambda images: other(images), images, labels)
+
+
 def test_state_of_another_evaluation_is_refused(problem, key, tmp_path):
     logits_fn, images, labels = problem
     attack = functools.partial(attacks.auto_attack, version="custom", attacks=["apgd-ce"], state=tmp_path)
     attack(Linf(0.04))(key, logits_fn, images, labels)
     with pytest.raises(ValueError, match=r"belongs to another evaluation: it has threat = Linf\(eps=0.04"):
         attack(Linf(0.05))(key, logits_fn, images, labels)
-    with pytest.raises(ValueError, match="it has data = "):
+    with pytest.raises(ValueError, match="its images or labels differ"):
         attack(Linf(0.04))(key, logits_fn, images[::-1], labels)
     with pytest.raises(ValueError, match="it has key = "):
         attack(Linf(0.04))(jax.random.key(1), logits_fn, images, labels)
-    with pytest.raises(ValueError, match="state belongs to another classifier"):
+    with pytest.raises(ValueError, match="its classifier's parameters differ"):
         attack(Linf(0.04))(key, make(5, seed=3)[0], images, labels)
     (tmp_path / "evaluation.json").write_text("{")
     with pytest.raises(ValueError, match="is not a state of auto_attack"):

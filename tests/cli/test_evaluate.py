@@ -1,6 +1,7 @@
 """``jaxrobust evaluate``: what it writes, that it continues, and what it says to mistakes."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -83,6 +84,56 @@ def test_second_run_only_reports(trained, tmp_path):
     assert time.perf_counter() - begin < 30
     with pytest.raises(CommandError, match="belongs to another evaluation"):
         evaluate(command(trained / "mlp.safetensors", tmp_path / "out", eps="0.1"))
+
+
+def test_killed_evaluation_continues_and_gives_the_same(trained, tmp_path):
+    program = (
+        "from jaxrobust.attacks._auto_attack import _stages; _stages.QUERIES, _stages.STEPS = 20, 5; "
+        "from jaxrobust.cli import jaxrobust; jaxrobust()"
+    )
+
+    def start(output):
+        options = (
+            "--model",
+            "mlp",
+            "--options",
+            "widths=32,",
+            "--eps",
+            "1/20",
+            "--examples",
+            "40",
+            "--batch-size",
+            "6",
+        )
+        line = (sys.executable, "-c", program, "evaluate", trained / "mlp.safetensors", *options, "--output", output)
+        return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def place(output):
+        try:
+            with np.load(output / "state" / "progress.npz") as progress:
+                return progress["place"].tolist()
+        except FileNotFoundError:
+            return [-1, 0]
+
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    whole = start(undisturbed)
+    for stage in (0, 5):  # in the middle of APGD on cross-entropy, and of APGD-T's fifth target
+        process = start(killed)
+        while process.poll() is None and place(killed) <= [stage, 0]:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.communicate()[0] == ""  # nothing was reported
+        assert process.returncode == -signal.SIGKILL
+        assert not (killed / "report.md").exists()
+    continued = start(killed)
+    for process in (whole, continued):
+        printed, complaint = process.communicate()
+        assert process.returncode == 0, complaint
+        assert "robust accuracy" in printed
+    assert (killed / "report.md").read_text() == (undisturbed / "report.md").read_text()
+    with np.load(killed / "results.npz") as ours, np.load(undisturbed / "results.npz") as expected:
+        for name in expected.files:
+            np.testing.assert_array_equal(ours[name], expected[name])
 
 
 @pytest.mark.parametrize(

@@ -131,9 +131,9 @@ class AutoAttack:
         images, labels = np.asarray(images), np.asarray(labels)
         check_labels(images, labels)
         check_images(images, self.threat.bounds)
-        images = np.asarray(to_float(images))
-        if images.dtype.itemsize < 4:
-            images = images.astype(np.float32)  # half precision cannot hold the steps of an attack
+        images = to_float(images)
+        if images.dtype.itemsize != 4:  # half precision cannot hold the steps of an attack; float64 where JAX has it
+            images = images.astype(jax.dtypes.canonicalize_dtype(np.promote_types(images.dtype, np.float32)))
         batches = Batches(images, labels, key, self._batch_size, self._mesh)
         closure = batches.replicate(Closure(logits_fn))
         first = next(iter(batches()))
@@ -148,9 +148,9 @@ class AutoAttack:
             "threat": f"{type(self.threat).__name__}(eps={float(self.threat.eps)!r}, bounds={self.threat.bounds})",
             "classes": classes,
             "examples": len(images),
-            "data": fingerprint(images, labels),
+            "images or labels": fingerprint(images, labels),
             "key": np.asarray(jax.random.key_data(key)).tolist(),
-            "batch size": batches.size,
+            "classifier's parameters": "" if self._state is None else fingerprint(*jax.tree.leaves(Closure(logits_fn))),
         }
         evaluation = _Evaluation(self, plan, batches, closure, Progress(self._state, identity, images), images, labels)
         evaluation.classify()
@@ -371,7 +371,8 @@ def auto_attack(
     5. Listing ``"fab-t"`` before ``"fab"`` does not change the restarts of ``"fab"``.
     6. A state continues exactly where it ended, and keeps the images found.
     7. The check for gradients that vanish covers cross-entropy as well, and what was found is evaluated once more in another
-       order at the end.
+       order at the end. Its check for defences that optimise at test time, which looks for PyTorch calls, has no
+       counterpart.
 
     Args:
         threat: ``Linf``, ``L2`` or ``L1`` with a concrete radius.
@@ -380,8 +381,12 @@ def auto_attack(
             ``(name, attack)``, such as one adapted to a defence; their passes are not counted.
         cascade: ``False`` runs every attack on all correctly classified examples, for a comparison of attacks; the robust
             accuracy is the worst case over them.
-        batch_size: examples per batch, rounded up to a multiple of the number of devices.
-        state: a folder that the progress is kept in; the same call after an interrupt continues there.
+        batch_size: examples per batch, rounded up to a multiple of the number of devices. Every run of an attack fills its
+            last batch up with copies, so a size well below the number of examples wastes less.
+        state: a folder that the progress is kept in after every batch. The same call after an interrupt continues there,
+            with another batch size or number of devices if need be; a state of other images, another attack or other
+            parameters is refused. Parameters are known where ``logits_fn`` binds them (``functools.partial``, a pytree);
+            of another function only the answers to the first clean images are compared.
         progress: show a bar; by default when standard error is a terminal.
         mesh: devices to use, with axis ``data``; all local ones by default.
 

@@ -7,17 +7,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxrobust.files import write_atomically
 
+DIGESTS = ("images or labels", "classifier's parameters")
+"""What an identity holds as a digest only."""
 
-def fingerprint(*arrays: np.ndarray) -> str:
+
+def fingerprint(*arrays: np.ndarray | jax.Array) -> str:
     """A digest of shapes, dtypes and values."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.shape} {array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        is_key = jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
+        values = np.asarray(jax.random.key_data(array) if is_key else array)
+        digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -80,8 +86,10 @@ def _check(folder: Path, identity: dict[str, Any]) -> None:
     except json.JSONDecodeError:
         raise ValueError(f"{path} is not a state of auto_attack; use another folder for state") from None
     for name in sorted({*stored, *identity}):
-        if stored.get(name) != identity.get(name):
+        old, new = stored.get(name), identity.get(name)
+        if old != new:
+            found = f"its {name} differ" if name in DIGESTS else f"it has {name} = {old}, this one {new}"
             raise ValueError(
-                f"the state in {folder} belongs to another evaluation: it has {name} = {stored.get(name)}, this one "
-                f"{identity.get(name)}. Use another folder for state, or delete this one to begin again"
+                f"the state in {folder} belongs to another evaluation: {found}. Use another folder for state, or delete "
+                "this one to begin again"
             )
