@@ -17,8 +17,8 @@ AttackChoice = Literal[
 class Evaluate:
     """Evaluate a trained network on a data set: clean accuracy and robust accuracy under an attack.
 
-    Writes report.md, results.npz (per example: label, prediction, robust or not, distance, adversarial image) and figures of
-    adversarial examples beside their originals. An evaluation that is interrupted or killed continues when the same
+    Writes report.md, results.npz (per example: label, prediction, robust or not, distance, adversarial image), a figure of
+    adversarial examples beside their originals, config.json and timings.json. An evaluation that is interrupted or killed continues when the same
     command is given again.
 
     Example: jaxrobust evaluate weights.safetensors --model mlp --options widths=256,128 --dataset mnist --norm linf --eps 0.1
@@ -26,19 +26,21 @@ class Evaluate:
 
     weights: Annotated[Path, tyro.conf.Positional]
     """Trained weights: a folder of checkpoints that jaxrobust.training.fit wrote, or a file: safetensors or npz (ours, or with PyTorch's names and layout), pt, pth or bin (a PyTorch state dict, read weights-only; needs torch)."""
-    model: str
+    model: Annotated[str, tyro.conf.arg(metavar="NAME")]
     """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, vit_small, vit_b16, m5."""
-    eps: str
-    """Radius of the threat model in pixel units of [0, 1]: a number or a fraction such as 8/255."""
+    eps: Annotated[str, tyro.conf.arg(metavar="RADIUS")]
+    """Radius of the threat model, for pixels in [0, 1]: a number or a fraction such as 8/255."""
     norm: Literal["linf", "l2", "l1"] = "linf"
     """Norm of the threat model."""
     attack: AttackChoice = "standard"
     """standard: AutoAttack, the number to report. plus: its longer version. Single attacks of AutoAttack: apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square. Others: fgsm, pgd (20 steps), and for linf and l2 carlini-wagner and deepfool."""
-    dataset: str = "digits"
+    dataset: Annotated[str, tyro.conf.arg(metavar="NAME")] = "digits"
     """Data set, whose test part is evaluated: digits, digits_dct16, digits28 (bundled), mnist, cifar10 and others (prepared with TFDS)."""
     examples: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Only the first N test images."""
-    options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    options: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...", help_behavior_hint="(default: the network's own)")
+    ] = ()
     """Options of the network, e.g. --options widths=256,128 batch_norm=True mean=0.49,0.48,0.45 std=0.25,0.24,0.26."""
     key_map: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the customary names)")

@@ -79,7 +79,8 @@ def _radius(text: str) -> float:
 def _default_folder(command: Evaluate) -> Path:
     eps = command.eps.replace(" ", "").replace("/", "_")
     count = "" if command.examples is None else f"-{command.examples}"
-    name = f"{command.weights.resolve().stem}-{command.dataset}{count}-{command.norm}-{eps}-{command.attack}"
+    seed = f"-seed{command.seed}" if command.seed else ""
+    name = f"{command.weights.resolve().stem}-{command.dataset}{count}-{command.norm}-{eps}-{command.attack}{seed}"
     return Path("runs") / "evaluate" / name
 
 

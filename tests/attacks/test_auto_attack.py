@@ -158,6 +158,7 @@ def test_all_broken_and_all_misclassified(problem, key):
     logits_fn, images, labels = problem
     everything = attacks.auto_attack(Linf(1.0), batch_size=8)(key, logits_fn, images, labels)
     assert everything.robust_accuracy == 0
+    assert "The radius 1 allows any image of pixels in [0, 1]" in everything.warnings[0]
     wrong = attacks.auto_attack(Linf(0.1), batch_size=8)(key, logits_fn, images, (labels + 2) % 5)
     assert wrong.clean_accuracy <= 100 * 2 / N
     single = attacks.auto_attack(Linf(0.01))(key, logits_fn, images[5:6], labels[5:6])

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.iteration import Closure
+from jaxrobust.threat import ThreatModel
 from jaxrobust.threat._base import flatten
 
 from .._ensembles import loss_and_logits
@@ -21,6 +23,21 @@ SQUARE_HELPS = 0.2
 """Percentage points that Square must gain over the gradient attacks before it is suspicious."""
 
 _logits = jax.jit(lambda logits_fn, keys, images: bind_keys(logits_fn, keys)(images))
+
+
+def radius(threat: ThreatModel, image_shape: tuple[int, ...]) -> list[str]:
+    """Whether the ball around every image holds the whole box."""
+    if threat.bounds is None:
+        return []
+    low, high = threat.bounds
+    widest = float(threat.norm(jnp.full((1, *image_shape), high - low, jnp.float32))[0])
+    eps = float(threat.eps)
+    if eps < widest:
+        return []
+    return [
+        f"The radius {eps:g} allows any image of pixels in [{low:g}, {high:g}]: every classifier falls. Radii are in units of "
+        "the pixels: for a budget in 8-bit levels divide by 255, as in 8/255."
+    ]
 
 
 def first_batch(

@@ -155,6 +155,7 @@ class AutoAttack:
         evaluation = _Evaluation(self, plan, batches, closure, Progress(self._state, identity, images), images, labels)
         evaluation.classify()
         warnings = [
+            *_checks.radius(self.threat, images.shape[1:]),
             *_checks.first_batch(closure, first.keys, first.images, first.labels, self.settings),
             *notes,
             *evaluation.zero_gradients(first, classes),
