@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _linear_models import linear, network
 
 from jaxrobust import L1, L2, Linf, attacks, losses
 from jaxrobust.attacks._apgd import checkpoints, phases
@@ -11,16 +12,6 @@ from jaxrobust.attacks._apgd import options as make_options
 
 CLASSES, SHAPE, BATCH = 5, (4, 4, 1), 8
 THREATS = {"Linf": Linf(0.1), "L2": L2(0.5), "L1": L1(1.0)}
-
-
-def linear(parameters, images):
-    weights, bias = parameters
-    return images.reshape(images.shape[0], -1) @ weights + bias
-
-
-def network(parameters, images):
-    first, second = parameters
-    return jnp.tanh(images.reshape(images.shape[0], -1) @ first) @ second
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _linear_models import network
 from jax.sharding import Mesh
 
 from jaxrobust import L1, L2, Linf, attacks
@@ -16,11 +17,6 @@ from jaxrobust.attacks._auto_attack import _run, _stages
 
 SHAPE, N = (6, 6, 1), 23
 PUBLISHED = _stages.QUERIES, _stages.STEPS, _stages.SAMPLES
-
-
-def network(parameters, images):
-    first, second = parameters
-    return jnp.tanh(images.reshape(images.shape[0], -1) @ first) @ second
 
 
 def make(classes, seed=0):

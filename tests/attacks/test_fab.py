@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from _linear_models import linear, network
 
 from jaxrobust import L1, L2, Linf
 from jaxrobust.attacks._fab import fab, fab_passes, fab_run, fab_targeted
@@ -17,16 +18,6 @@ each_threat = pytest.mark.parametrize("threat", THREATS.values(), ids=THREATS)
 each_attack = pytest.mark.parametrize("make", [fab, targeted], ids=["fab", "fab_targeted"])
 # Steps differ by norm in their moves and by attack in their hyperplanes; few pairs see all of that.
 some_pairs = pytest.mark.parametrize(("make", "norm"), [(targeted, "Linf"), (fab, "L2"), (targeted, "L1")])
-
-
-def linear(parameters, images):
-    weights, bias = parameters
-    return images.reshape(images.shape[0], -1) @ weights + bias
-
-
-def network(parameters, images):
-    first, second = parameters
-    return jnp.tanh(images.reshape(images.shape[0], -1) @ first) @ second
 
 
 @pytest.fixture(scope="module")

@@ -5,20 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from _linear_models import linear, network
 
 from jaxrobust import L1, L2, Linf, attacks, losses
 
 CLASSES, SHAPE, BATCH = 5, (4, 4, 1), 8
-
-
-def linear(parameters, images):
-    weights, bias = parameters
-    return images.reshape(images.shape[0], -1) @ weights + bias
-
-
-def network(parameters, images):
-    first, second = parameters
-    return jnp.tanh(images.reshape(images.shape[0], -1) @ first) @ second
 
 
 @pytest.fixture(scope="module")
