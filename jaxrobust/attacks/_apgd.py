@@ -34,7 +34,7 @@ from jaxrobust.threat._base import flatten, per_example
 from ._ensembles import loss_and_logits
 from ._gradients import GradientEstimator, plain
 from ._loop import misclassified
-from ._order_statistics import order_statistic
+from ._order_statistics import threshold_at_rank
 from ._randomized import bind_keys
 from ._targets import highest_wrong_classes
 from ._types import Attack, check_inputs
@@ -178,7 +178,7 @@ def _program(options: Options) -> _Program:
         threat, current = constants.threat, state.current
         size, features = jnp.abs(current.gradient), images.shape[1]
         rank = jnp.clip(jnp.floor((1 - state.adapted.kept) * features).astype(jnp.int32), 0, features - 1)
-        large = size >= order_statistic(size, rank)[:, None]
+        large = size >= threshold_at_rank(size, rank)[:, None]
         length = state.step_size / (large.sum(-1, dtype=images.dtype) + 1e-10)
         moved = current.images + length[:, None] * jnp.where(large, jnp.sign(current.gradient), 0)
         return threat.clip(images + threat.project(moved - images, images))

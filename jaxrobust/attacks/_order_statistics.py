@@ -2,53 +2,81 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.threat._hyperplane import row_sum
 
-def order_statistic(values: jax.Array, rank: jax.Array) -> jax.Array:
-    """The value at position ``rank`` of each row in ascending order, exactly, ``[batch]``.
+COUNTING = 8
+"""Passes that only count, before those that look for the next value as well, which take three times as long."""
 
-    Each pass over the rows takes a guess between the bounds known so far, by interpolation and by bisection in turns,
-    counts what lies below it, and moves one of the bounds to the next value that occurs. A handful of passes suffices
-    for smooth data, and bisection bounds their number for any.
+
+class _Bracket(NamedTuple):
+    """What is known, ``[batch]`` each: ``low <= answer <= high``, and how many values lie below these two, as floats."""
+
+    low: jax.Array
+    high: jax.Array
+    below_low: jax.Array
+    below_high: jax.Array
+
+
+def threshold_at_rank(values: jax.Array, rank: jax.Array) -> jax.Array:
+    """A number ``t`` per row such that ``values >= t`` holds for the value at position ``rank`` in ascending order, for all
+    that are at least as large, and for no other; ``[batch]``.
+
+    Each pass counts what lies below a guess between the two bounds and moves one of them there. Guesses take the
+    logarithm of the number above to be linear, as for exponential tails, and every fourth one halves the interval. A
+    guess with ``rank`` values below it is an answer. The later passes move a bound on to the next value that occurs, so
+    that rows with ties end as well.
 
     Args:
-        values: ``[batch, features]``, finite and not negative.
+        values: ``[batch, features]``, not negative; rows with NaN get NaN.
         rank: ``[batch]`` integers in ``0 .. features - 1``.
 
     Example:
-        >>> order_statistic(jnp.array([[3.0, 1.0, 2.0, 2.0]]), jnp.array([2])).tolist()
-        [2.0]
+        >>> values = jnp.array([[3.0, 1.0, 2.0, 2.0]])
+        >>> (values >= threshold_at_rank(values, jnp.array([2]))[:, None]).tolist()
+        [[True, False, True, True]]
     """
-    features = values.shape[1]
-    low, high = values.min(-1), values.max(-1)
-    zero = jnp.zeros_like(rank)
-    infinity = jnp.asarray(jnp.inf, values.dtype)
+    features, dtype = values.shape[1], values.dtype
+    rank = rank.astype(dtype)
+    wanted = jnp.log(features - rank)
 
-    # Invariant: low <= answer <= high, both occur in the row; ``below`` values are < low, ``above`` of them <= high.
-    def narrow(state: Any) -> Any:
-        low, high, below, above, number = state
-        share = (rank - below).astype(values.dtype) + 0.5
-        share = jnp.where(number % 2 == 0, share / jnp.maximum(above - below, 1).astype(values.dtype), 0.5)
-        guess = low + share * (high - low)
-        guess = jnp.where((low < guess) & (guess < high), guess, low)[:, None]  # a guess of ``high`` teaches nothing
-        count = (values <= guess).sum(-1, dtype=rank.dtype)
-        largest_below = jnp.where(values <= guess, values, -infinity).max(-1)
-        smallest_above = jnp.where(values > guess, values, infinity).min(-1)
-        found_below = count > rank
-        undecided = low < high
-        lower = undecided & found_below
-        upper = undecided & ~found_below
-        return (
-            jnp.where(upper, smallest_above, low),
-            jnp.where(lower, largest_below, high),
-            jnp.where(upper, count, below),
-            jnp.where(lower, count, above),
-            number + 1,
+    def guess(bracket: _Bracket, number: jax.Array) -> jax.Array:
+        low, high, below_low, below_high = bracket
+        at_low, at_high = (jnp.log(features - below + 0.5) for below in (below_low, below_high))
+        share = jnp.clip((at_low - wanted) / jnp.maximum(at_low - at_high, 1e-6), 0.02, 0.98)
+        between = low + jnp.where(number % 4 == 3, 0.5, share) * (high - low)
+        return jnp.where((low < between) & (between < high), between, high)
+
+    def narrow(bracket: _Bracket, number: jax.Array, to_values: bool) -> tuple[_Bracket, jax.Array]:
+        low, high, below_low, below_high = bracket
+        middle = guess(bracket, number)
+        below = values < middle[:, None]
+        count = row_sum(below.astype(dtype))
+        new_low = new_high = middle
+        if to_values:
+            new_low = jnp.where(below, jnp.inf, values).min(-1)
+            new_high = jnp.where(below, values, -jnp.inf).max(-1)
+        undecided, exact = low < high, count == rank
+        up, down = undecided & (count <= rank), undecided & (count >= rank)
+        return _Bracket(
+            jnp.where(up, jnp.where(exact, middle, new_low), low),
+            jnp.where(down, jnp.where(exact, middle, new_high), high),
+            jnp.where(up, count, below_low),
+            jnp.where(down, count, below_high),
+        ), number + 1
+
+    def search(bracket: _Bracket, number: jax.Array, to_values: bool) -> tuple[_Bracket, jax.Array]:
+        return jax.lax.while_loop(
+            lambda state: (state[0].low < state[0].high).any() & (to_values | (state[1] < COUNTING)),
+            lambda state: narrow(*state, to_values),
+            (bracket, number),
         )
 
-    start = (low, high, zero, jnp.full_like(rank, features), jnp.zeros((), jnp.int32))
-    return jax.lax.while_loop(lambda state: (state[0] < state[1]).any(), narrow, start)[0]
+    zero, high = jnp.zeros_like(rank), values.max(-1)
+    bracket = _Bracket(jnp.where(jnp.isnan(high), high, 0), high, zero, jnp.full_like(rank, features))
+    counted = search(bracket, jnp.zeros((), jnp.int32), to_values=False)
+    return search(*counted, to_values=True)[0].low
