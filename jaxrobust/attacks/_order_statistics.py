@@ -32,7 +32,7 @@ def threshold_at_rank(values: jax.Array, rank: jax.Array) -> jax.Array:
     that rows with ties end as well.
 
     Args:
-        values: ``[batch, features]``, not negative; rows with NaN get NaN.
+        values: ``[batch, features]``, not negative; rows with NaN get NaN. At least float32, in which they are counted.
         rank: ``[batch]`` integers in ``0 .. features - 1``.
 
     Example:
