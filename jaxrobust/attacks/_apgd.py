@@ -177,7 +177,7 @@ def _program(options: Options) -> _Program:
     def move_sparse(constants: _Constants, images: jax.Array, state: _State) -> jax.Array:
         threat, current = constants.threat, state.current
         features = images.shape[1]
-        size = jnp.abs(current.gradient).astype(jnp.promote_types(images.dtype, jnp.float32))
+        size = jnp.abs(current.gradient).astype(np.promote_types(images.dtype, np.float32))
         rank = jnp.clip(jnp.floor((1 - state.adapted.kept) * features).astype(jnp.int32), 0, features - 1)
         large = size >= threshold_at_rank(size, rank)[:, None]
         length = state.step_size / (large.sum(-1, dtype=images.dtype) + 1e-10)
