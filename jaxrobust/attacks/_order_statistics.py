@@ -23,9 +23,9 @@ class _Bracket(NamedTuple):
 
 
 def threshold_at_rank(values: jax.Array, rank: jax.Array) -> jax.Array:
-    """A number ``t`` per row such that ``values >= t`` holds for the value at position ``rank`` in ascending order, for all
-    that are at least as large, and for no other; ``[batch]``.
+    """What to compare each row with to select the value at position ``rank`` in ascending order and all above; ``[batch]``.
 
+    For the result ``t``, ``values >= t`` holds for that value, for all that are at least as large, and for no other.
     Each pass counts what lies below a guess between the two bounds and moves one of them there. Guesses take the
     logarithm of the number above to be linear, as for exponential tails, and every fourth one halves the interval. A
     guess with ``rank`` values below it is an answer. The later passes move a bound on to the next value that occurs, so

@@ -18,8 +18,8 @@ class Evaluate:
     """Evaluate a trained network on a data set: clean accuracy and robust accuracy under an attack.
 
     Writes report.md, results.npz (per example: label, prediction, robust or not, distance, adversarial image), a figure of
-    adversarial examples beside their originals, config.json and timings.json. An evaluation that is interrupted or killed continues when the same
-    command is given again.
+    adversarial examples beside their originals, config.json and timings.json. An evaluation that is interrupted or killed
+    continues when the same command is given again.
 
     Example: jaxrobust evaluate weights.safetensors --model mlp --options widths=256,128 --dataset mnist --norm linf --eps 0.1
     """
