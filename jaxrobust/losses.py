@@ -95,7 +95,7 @@ def log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
     it points the same way and does not vanish where the classifier is sure.
 
     Example:
-        >>> log_odds(jnp.log(jnp.array([[0.2, 0.8]])), jnp.array([1])).exp().round(4).tolist()
+        >>> jnp.exp(log_odds(jnp.log(jnp.array([[0.2, 0.8]])), jnp.array([1]))).round(4).tolist()
         [0.25]
     """
     _check(logits, labels)
