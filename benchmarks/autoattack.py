@@ -70,6 +70,10 @@ def bare(logits_fn: Closure, images: jax.Array, labels: jax.Array, passes: tuple
     return result
 
 
+def show(record: dict[str, object]) -> None:
+    print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in record.items()}), flush=True)
+
+
 def torch_passes(network: Network, name: str, passes: tuple[int, int], threads: int) -> Callable[[], None]:
     import torch
 
@@ -138,7 +142,7 @@ def measure(name: str, norm: str, rounds: int, queries: int, with_torch: bool) -
         if with_torch:
             record["torch_passes_ms"] = 1e3 * torch_seconds
             record["attack / torch"] = statistics.median(a / c for a, _, c in pairs)
-        print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in record.items()}), flush=True)
+        show(record)
 
 
 def cascade(name: str, norm: str, batch_size: int, rounds: int) -> None:
@@ -162,8 +166,9 @@ def cascade(name: str, norm: str, batch_size: int, rounds: int) -> None:
     forward, backward = (sum(column) for column in zip(*run, strict=True))
     needed_by_points = result.passes.forward.sum() - len(network.images)  # without the clean images'
     images, labels = jnp.asarray(network.images[:batch_size]), jnp.asarray(network.labels[:batch_size])
-    needed = functools.partial(bare, Closure(network.logits_fn), images, labels, (forward, backward))
-    jax.block_until_ready(bare(Closure(network.logits_fn), images, labels, (2, 1)))
+    passes = functools.partial(bare, Closure(network.logits_fn), images, labels)
+    jax.block_until_ready(passes((2, 1)))
+    needed = functools.partial(passes, (forward, backward))
     pairs = [(seconds(lambda: evaluate(*arguments).robust), seconds(needed)) for _ in range(rounds)]
     warm, bare_seconds = (statistics.median(column) for column in zip(*pairs, strict=True))
     record = {
@@ -177,7 +182,7 @@ def cascade(name: str, norm: str, batch_size: int, rounds: int) -> None:
         "filled": forward * batch_size / needed_by_points,
         "cascade / bare": statistics.median(a / b for a, b in pairs),
     }
-    print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in record.items()}), flush=True)
+    show(record)
 
 
 def main() -> None:

@@ -14,3 +14,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole, see :func:`write_atomically`."""
+    write_atomically(path, lambda temporary: temporary.write_text(text))

@@ -40,7 +40,8 @@ def names():
     }
 
 
-def test_python_blocks_run(names):
+def test_python_blocks_run(names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the state of an evaluation, which would be continued by the next run of the tests
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(blocks) >= 3
     found = []

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust.files import write_atomically
+from jaxrobust.files import write_atomically, write_text
 from jaxrobust.reporting import CommandError
 
 from ._progress import Progress
@@ -85,7 +85,7 @@ class Run:
         path = self.folder / "config.json"
         stored = _read(path)
         if stored is None or self._is_empty():
-            write_atomically(path, lambda temporary: temporary.write_text(_dump(configuration)))
+            write_text(path, _dump(configuration))
             return
         differences = list(_differences(stored, configuration))
         if differences:
@@ -126,7 +126,7 @@ class Run:
                 if arrays:
                     write_atomically(arrays_path, lambda temporary: np.savez(temporary, **dict[str, Any](arrays)))
                 record = {"cell": name, **values}
-                write_atomically(path, lambda temporary: temporary.write_text(_dump(record)))
+                write_text(path, _dump(record))
                 with (self.folder / "timings.jsonl").open("a") as file:
                     file.write(json.dumps({"cell": name, "seconds": round(time.monotonic() - begin, 3)}) + "\n")
             except OSError as error:
@@ -162,7 +162,7 @@ class Run:
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file of the study atomically."""
         path = self.folder / name
-        write_atomically(path, lambda temporary: temporary.write_text(text))
+        write_text(path, text)
         return path
 
     def write_metrics(self) -> None:

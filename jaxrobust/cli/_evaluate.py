@@ -19,7 +19,7 @@ import numpy as np
 from jaxrobust import attacks, data, models, training
 from jaxrobust.attacks import Attack, AutoAttack, AutoAttackResult
 from jaxrobust.batching import to_float
-from jaxrobust.files import write_atomically
+from jaxrobust.files import write_atomically, write_text
 from jaxrobust.reporting import CommandError, Table, print_table
 from jaxrobust.threat import L1, L2, Linf, ThreatModel
 
@@ -64,7 +64,7 @@ def evaluate(command: Evaluate) -> None:
         folder = command.output if command.output is not None else _default_folder(command)
         judge = _attack(command, threat, folder)
         result = judge(jax.random.key(command.seed), subject.logits_fn, subject.images, subject.labels)
-        _write(folder, command, subject, threat, result)
+        _write(folder, command, subject, result)
     except (ValueError, TypeError, OSError) as error:
         raise CommandError(str(error)) from error
 
@@ -133,7 +133,7 @@ def _attack(command: Evaluate, threat: ThreatModel, folder: Path) -> AutoAttack:
     return make("custom", attacks=[cast(attacks.AttackName, command.attack)])
 
 
-def _write(folder: Path, command: Evaluate, subject: _Subject, threat: ThreatModel, result: AutoAttackResult) -> None:
+def _write(folder: Path, command: Evaluate, subject: _Subject, result: AutoAttackResult) -> None:
     clean = to_float(subject.images)
     arrays = {
         "labels": subject.labels,
@@ -149,9 +149,7 @@ def _write(folder: Path, command: Evaluate, subject: _Subject, threat: ThreatMod
     figure = folder / "figures" / "adversarial_examples"
     shown = save_examples(figure, clean, subject.labels, result) if subject.images.ndim == 4 else 0
     settings = {name: str(value) for name, value in vars(command).items() if value not in (None, ())}
-    write_atomically(
-        folder / "config.json", lambda temporary: temporary.write_text(json.dumps(settings, indent=1) + "\n")
-    )
+    write_text(folder / "config.json", json.dumps(settings, indent=1) + "\n")
     table = _table(result)
     lines = [
         f"# {command.model} on {command.dataset} under {command.norm} perturbations of at most {command.eps}\n",
@@ -161,12 +159,9 @@ def _write(folder: Path, command: Evaluate, subject: _Subject, threat: ThreatMod
     ]
     if shown:
         lines.append(f"![adversarial examples](figures/{figure.name}.png)\n")
-    text = "\n".join(lines)
-    write_atomically(folder / "report.md", lambda temporary: temporary.write_text(text))
+    write_text(folder / "report.md", "\n".join(lines))
     # Times differ from run to run: they stay out of the report, so that a continued evaluation gives the same one.
-    write_atomically(
-        folder / "timings.json", lambda temporary: temporary.write_text(json.dumps(result.seconds, indent=1) + "\n")
-    )
+    write_text(folder / "timings.json", json.dumps(result.seconds, indent=1) + "\n")
     print_table(table)
     print("seconds: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in result.seconds.items()))
     for line in _warnings(result):

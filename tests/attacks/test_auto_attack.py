@@ -199,13 +199,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("after_saves", [1, 2, 4, 9])
-def test_continues_where_it_was_killed(after_saves, problem, key, tmp_path, monkeypatch):
-    logits_fn, images, labels = problem
-    undisturbed = attacks.auto_attack(Linf(0.04), batch_size=8)(key, logits_fn, images, labels)
-    folder = tmp_path / "state"
-    saves = []
-    save = _run.Progress.save
+def kill(attack, arguments, after_saves):
+    """Run an attack whose process ends after so many saves of its state."""
+    save, saves = _run.Progress.save, []
 
     def killed(self):
         save(self)
@@ -213,10 +209,18 @@ def test_continues_where_it_was_killed(after_saves, problem, key, tmp_path, monk
         if len(saves) == after_saves:
             raise Killed
 
-    monkeypatch.setattr(_run.Progress, "save", killed)
-    with pytest.raises(Killed):
-        attacks.auto_attack(Linf(0.04), batch_size=8, state=folder)(key, logits_fn, images, labels)
-    monkeypatch.setattr(_run.Progress, "save", save)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_run.Progress, "save", killed)
+        with pytest.raises(Killed):
+            attack(*arguments)
+
+
+@pytest.mark.parametrize("after_saves", [1, 2, 4, 9])
+def test_continues_where_it_was_killed(after_saves, problem, key, tmp_path):
+    logits_fn, images, labels = problem
+    undisturbed = attacks.auto_attack(Linf(0.04), batch_size=8)(key, logits_fn, images, labels)
+    folder = tmp_path / "state"
+    kill(attacks.auto_attack(Linf(0.04), batch_size=8, state=folder), (key, logits_fn, images, labels), after_saves)
     continued = attacks.auto_attack(Linf(0.04), batch_size=8, state=folder)(key, logits_fn, images, labels)
     same(continued, undisturbed)
     np.testing.assert_array_equal(continued.images, undisturbed.images)
@@ -225,21 +229,10 @@ def test_continues_where_it_was_killed(after_saves, problem, key, tmp_path, monk
     same(again, undisturbed)  # nothing is left to do
 
 
-def test_continues_with_another_batch_size_and_other_devices(problem, key, tmp_path, monkeypatch):
+def test_continues_with_another_batch_size_and_other_devices(problem, key, tmp_path):
     logits_fn, images, labels = problem
     undisturbed = attacks.auto_attack(Linf(0.04))(key, logits_fn, images, labels)
-    save, saves = _run.Progress.save, []
-
-    def killed(self):
-        save(self)
-        saves.append(1)
-        if len(saves) == 4:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_run.Progress, "save", killed)
-        with pytest.raises(Killed):
-            attacks.auto_attack(Linf(0.04), batch_size=16, state=tmp_path)(key, logits_fn, images, labels)
+    kill(attacks.auto_attack(Linf(0.04), batch_size=16, state=tmp_path), (key, logits_fn, images, labels), 4)
     one_device = Mesh(np.asarray(jax.devices()[:1]), ("data",))
     attack = attacks.auto_attack(Linf(0.04), batch_size=5, state=tmp_path, mesh=one_device)
     same(attack(key, logits_fn, images, labels), undisturbed)

@@ -93,7 +93,7 @@ def test_killed_evaluation_continues_and_gives_the_same(trained, tmp_path):
     )
 
     def start(output):
-        options = (
+        options = [
             "--model",
             "mlp",
             "--options",
@@ -104,7 +104,7 @@ def test_killed_evaluation_continues_and_gives_the_same(trained, tmp_path):
             "40",
             "--batch-size",
             "6",
-        )
+        ]
         line = (sys.executable, "-c", program, "evaluate", trained / "mlp.safetensors", *options, "--output", output)
         return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

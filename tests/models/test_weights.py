@@ -1,5 +1,6 @@
 """Weights from files and under PyTorch's names."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from test_models_vit import published
 from jaxrobust import models
 
 KEY = jax.random.key(0)
-REFERENCE = (Path(__file__).parents[2] / ".." / "shared/reference/autoattack").resolve()
+REFERENCE = Path(os.environ.get("JAXROBUST_REFERENCE_DIR") or Path(__file__).parents[3] / "shared/reference/autoattack")
 SMALL = {"width": 8, "depth": 2, "heads": 2, "mlp_width": 12}
 NETWORKS = {
     "linear": ((4, 6, 3), {}),

@@ -141,17 +141,7 @@ class AutoAttack:
         if classes < 2:
             raise ValueError("the classifier has a single class: nothing can be misclassified")
         plan, notes = stages(self.settings, self.threat, classes, images.shape[1:])
-        identity = {
-            "version": self.version,
-            "attacks": list(self.settings.attacks),
-            "cascade": self.cascade,
-            "threat": f"{type(self.threat).__name__}(eps={float(self.threat.eps)!r}, bounds={self.threat.bounds})",
-            "classes": classes,
-            "examples": len(images),
-            "images or labels": fingerprint(images, labels),
-            "key": np.asarray(jax.random.key_data(key)).tolist(),
-            "classifier's parameters": "" if self._state is None else fingerprint(*jax.tree.leaves(Closure(logits_fn))),
-        }
+        identity = {} if self._state is None else self._identity(key, logits_fn, images, labels, classes)
         evaluation = _Evaluation(self, plan, batches, closure, Progress(self._state, identity, images), images, labels)
         evaluation.classify()
         warnings = [
@@ -162,6 +152,22 @@ class AutoAttack:
         ]
         evaluation.run(self._show)
         return evaluation.result(warnings)
+
+    def _identity(
+        self, key: jax.Array, logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray, classes: int
+    ) -> dict[str, Any]:
+        """What a state is kept of, see :class:`Progress`."""
+        return {
+            "version": self.version,
+            "attacks": list(self.settings.attacks),
+            "cascade": self.cascade,
+            "threat": f"{type(self.threat).__name__}(eps={float(self.threat.eps)!r}, bounds={self.threat.bounds})",
+            "classes": classes,
+            "examples": len(images),
+            "images or labels": fingerprint(images, labels),
+            "key": np.asarray(jax.random.key_data(key)).tolist(),
+            "classifier's parameters": fingerprint(*jax.tree.leaves(Closure(logits_fn))),
+        }
 
 
 class _Evaluation:

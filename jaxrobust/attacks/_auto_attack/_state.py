@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrobust.files import write_atomically
+from jaxrobust.files import write_atomically, write_text
 
 DIGESTS = ("images or labels", "classifier's parameters")
 """What an identity holds as a digest only."""
@@ -36,7 +36,7 @@ class Progress:
 
     Args:
         folder: made if missing; ``None`` keeps everything in memory.
-        identity: JSON values that say what is evaluated.
+        identity: JSON values that say what is evaluated; compared with those of the folder.
         images: ``[n, ...]``, the clean images, floating point.
 
     Raises:
@@ -81,7 +81,7 @@ def _check(folder: Path, identity: dict[str, Any]) -> None:
     try:
         stored = json.loads(path.read_text())
     except FileNotFoundError:
-        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(identity, indent=1) + "\n"))
+        write_text(path, json.dumps(identity, indent=1) + "\n")
         return
     except json.JSONDecodeError:
         raise ValueError(f"{path} is not a state of auto_attack; use another folder for state") from None
