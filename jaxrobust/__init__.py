@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from . import data as data
     from . import evaluation as evaluation
     from . import frequency as frequency
+    from . import geometry as geometry
     from . import iteration as iteration
     from . import linear_models as linear_models
     from . import losses as losses
     from . import models as models
     from . import optimizers as optimizers
     from . import random as random
+    from . import schedules as schedules
     from . import threat as threat
     from . import training as training
 
@@ -34,12 +36,14 @@ _MODULES = (
     "data",
     "evaluation",
     "frequency",
+    "geometry",
     "iteration",
     "linear_models",
     "losses",
     "models",
     "optimizers",
     "random",
+    "schedules",
     "threat",
     "training",
 )

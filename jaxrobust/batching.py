@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrobust._types import LogitsFn
+from jaxrobust.random import is_key
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -97,6 +98,48 @@ def check_classes(logits_fn: LogitsFn, images: np.ndarray, labels: np.ndarray) -
 Tree = TypeVar("Tree")
 
 
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """A pytree with a copy of its arrays and random keys on every device of a mesh.
+
+    On several hosts each process gives the same values, which it holds on devices of its own.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec())
+    if all(device.process_index == jax.process_index() for device in mesh.devices.flat):
+        return jax.device_put(tree, sharding)
+
+    def put(leaf: Any) -> Any:
+        if is_key(leaf):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        value = np.asarray(leaf)
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+    return jax.tree.map(put, tree)
+
+
+def local_copy(tree: Tree) -> Tree:
+    """Replicated arrays of all hosts as arrays of this process alone, with which it can compute by itself."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0) if isinstance(leaf, jax.Array) else leaf, tree)
+
+
+def shard_rows(array: np.ndarray | jax.Array, mesh: Mesh) -> jax.Array:
+    """An array whose rows are split over the devices of a mesh with the axis ``data``.
+
+    On several hosts each process gives its own rows, those of the first process first.
+
+    Raises:
+        ValueError: if the devices of this process do not divide its rows.
+    """
+    here = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
+    if len(array) % here:
+        raise ValueError(
+            f"a batch of {len(array)} rows cannot be split over {here} devices: choose a batch size divisible by "
+            f"{mesh.size}, drop the last partial batch (drop_last=True), or use fewer devices (mesh=data_mesh([...]))"
+        )
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("data")), array)
+
+
 class Batch(NamedTuple):
     """Examples on the devices, filled up to the common size with copies of the last one.
 
@@ -127,7 +170,7 @@ class Batches:
         labels: ``[n]``.
         key: random key of the whole data set.
         size: images per batch, at most ``n``, rounded up to a multiple of the number of devices.
-        mesh: devices to use, with axis ``data``; all local devices by default.
+        mesh: devices of this process to use, with axis ``data``; all of them by default.
 
     Raises:
         ValueError: for labels that do not fit, or a size below 1.
@@ -140,13 +183,13 @@ class Batches:
         if size < 1:
             raise ValueError(f"batch_size must be at least 1, got {size}")
         self._images, self._labels, self._key = images, labels, key
-        self.mesh = data_mesh() if mesh is None else mesh
+        self.mesh = data_mesh(jax.local_devices()) if mesh is None else mesh
         self._rows = NamedSharding(self.mesh, PartitionSpec("data"))
         self.size = -(-min(size, len(images)) // self.mesh.size) * self.mesh.size
 
     def replicate(self, tree: Tree) -> Tree:
         """A pytree with a copy of its arrays on every device."""
-        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+        return replicate(tree, self.mesh)
 
     def __call__(self, index: np.ndarray | None = None) -> Iterator[Batch]:
         """Batches of the examples with the given numbers, in that order; all of them by default."""

@@ -77,7 +77,7 @@ def logit_difference(logits: jax.Array, labels: jax.Array, targets: jax.Array) -
 def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """``max_{j != y} z_j - z_y``, ``[batch]``: positive where the example is misclassified.
 
-    The loss of Carlini and Wagner (2017), without its cut-off.
+    The loss of Carlini and Wagner (2017) without its cut-off, for which see :func:`carlini_wagner`.
 
     Example:
         >>> margin(jnp.array([[1.0, 3.0, 2.0]]), jnp.array([1])).tolist()
@@ -86,6 +86,20 @@ def margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
     _check(logits, labels)
     own = jnp.arange(logits.shape[1], dtype=labels.dtype) == labels[:, None]
     return jnp.where(own, -jnp.inf, logits).max(-1) - _pick(logits, labels)
+
+
+def carlini_wagner(logits: jax.Array, labels: jax.Array, *, confidence: float = 0.0) -> jax.Array:
+    """``-max(z_y - max_{j != y} z_j, -confidence)``, ``[batch]``: the margin, cut off above ``confidence``.
+
+    Its gradient is exactly zero where the margin exceeds the cut-off, so an attack stops where the example is
+    misclassified; on the cut-off itself it is that of the margin. Source: Carlini and Wagner, 2017.
+
+    Example:
+        >>> carlini_wagner(jnp.array([[3.0, 1.0, 2.0], [1.0, 3.0, 2.0]]), jnp.array([0, 0])).tolist()
+        [-1.0, 0.0]
+    """
+    value = margin(logits, labels)
+    return jnp.where(value <= confidence, value, confidence)
 
 
 def log_odds(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -140,3 +154,71 @@ def kl_divergence(logits_p: jax.Array, logits_q: jax.Array) -> jax.Array:
         raise ValueError(f"both logits must have shape [batch, classes], got {logits_p.shape} and {logits_q.shape}")
     log_p, log_q = jax.nn.log_softmax(logits_p), jax.nn.log_softmax(logits_q)
     return (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
+
+
+def trades(
+    clean_logits: jax.Array,
+    adversarial_logits: jax.Array,
+    labels: jax.Array,
+    *,
+    beta: float = 6.0,
+    label_smoothing: float = 0.0,
+) -> jax.Array:
+    """Cross-entropy of the clean logits plus ``beta`` times :func:`kl_divergence` of clean to adversarial, ``[batch]``.
+
+    The divergence is differentiated through both arguments. Source: Zhang et al., 2019, whose ``1 / lambda`` is
+    ``beta``.
+
+    Example:
+        >>> clean, adversarial = jnp.array([[2.0, 0.0, -1.0]]), jnp.array([[0.0, 1.0, 0.0]])
+        >>> trades(clean, adversarial, jnp.array([0]), beta=5.0, label_smoothing=0.1).round(4).tolist()
+        [4.9014]
+    """
+    entropy = cross_entropy(clean_logits, labels, label_smoothing=label_smoothing)
+    return entropy + beta * kl_divergence(clean_logits, adversarial_logits)
+
+
+def boosted_cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
+    """``-log p_y - log(1.0001 - max_{j != y} p_j)``, ``[batch]``, for ``p = softmax(logits)``.
+
+    The second term wants the strongest wrong class to be weak. The published 1.0001 in place of 1 bounds it, by
+    ``-log 0.0001 = 9.21``; the 1e-12 that the published code adds as well changes nothing and is left out. Source:
+    Wang et al., 2020 (MART).
+
+    Args:
+        logits: ``[batch, classes]``.
+        labels: integer classes ``[batch]``.
+        label_smoothing: of the first term; the paper has none.
+
+    Example:
+        >>> boosted_cross_entropy(jnp.zeros((1, 2)), jnp.array([0])).round(3).tolist()
+        [1.386]
+    """
+    _check(logits, labels)
+    own = jnp.arange(logits.shape[1], dtype=labels.dtype) == labels[:, None]
+    strongest_wrong = jnp.where(own, 0, jax.nn.softmax(logits)).max(-1)
+    return cross_entropy(logits, labels, label_smoothing=label_smoothing) - jnp.log(1.0001 - strongest_wrong)
+
+
+def mart(
+    clean_logits: jax.Array,
+    adversarial_logits: jax.Array,
+    labels: jax.Array,
+    *,
+    beta: float = 5.0,
+    label_smoothing: float = 0.0,
+) -> jax.Array:
+    """``boosted_cross_entropy(adversarial) + beta * KL(clean || adversarial) * (1 - p_y(clean))``, ``[batch]``.
+
+    Examples that are misclassified, or nearly so, count more in the second term; the weight is differentiated too. The
+    published code adds 1e-7 to the weight and 1e-12 inside the divergence's logarithm, so that its divergence is at
+    most 27.6; here it is computed from log-probabilities, exactly. Source: Wang et al., 2020.
+
+    Example:
+        >>> clean, adversarial = jnp.array([[2.0, 0.0, -1.0]]), jnp.array([[0.0, 1.0, 0.0]])
+        >>> mart(clean, adversarial, jnp.array([0])).round(4).tolist()
+        [3.1226]
+    """
+    doubt = -jnp.expm1(-cross_entropy(clean_logits, labels))
+    boosted = boosted_cross_entropy(adversarial_logits, labels, label_smoothing=label_smoothing)
+    return boosted + beta * doubt * kl_divergence(clean_logits, adversarial_logits)

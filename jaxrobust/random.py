@@ -10,6 +10,11 @@ import jax
 import jax.numpy as jnp
 
 
+def is_key(leaf: Any) -> bool:
+    """Whether something is a typed key array."""
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def typed_key(key: jax.Array) -> jax.Array:
     """The key as a typed key array; legacy ``uint32`` keys are wrapped.
 

@@ -68,6 +68,58 @@ def test_kl_divergence():
     assert float(losses.kl_divergence(p, q)[0]) > 0
 
 
+def test_carlini_wagner_stops_where_misclassified():
+    # Data geometry, check 7.5-3; the second example is misclassified, the third lies on the cut-off.
+    logits, labels = jnp.asarray([[3.0, 1.0, 2.0], [1.0, 3.0, 2.0], [2.0, 1.0, 2.0]]), jnp.asarray([0, 0, 0])
+    values, gradient = losses.carlini_wagner(logits, labels), jax.grad(_sum(losses.carlini_wagner))(logits, labels)
+    assert values.tolist() == [-1.0, 0.0, 0.0]
+    assert gradient.tolist() == [[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [-1.0, 0.0, 1.0]]
+    assert losses.carlini_wagner(logits, labels, confidence=1.5).tolist() == [-1.0, 1.5, 0.0]
+
+
+def _sum(loss):
+    return lambda *arguments: loss(*arguments).sum()
+
+
+def test_trades_golden():
+    # Data geometry, check 7.5-1.
+    clean, adversarial, label = jnp.asarray([[2.0, 0.0, -1.0]]), jnp.asarray([[0.0, 1.0, 0.0]]), jnp.asarray([0])
+    assert float(losses.cross_entropy(clean, label, label_smoothing=0.1)[0]) == pytest.approx(0.3365126862)
+    assert float(losses.kl_divergence(clean, adversarial)[0]) == pytest.approx(0.9129828978)
+
+    def loss(clean, adversarial):
+        return losses.trades(clean, adversarial, label, beta=5.0, label_smoothing=0.1)[0]
+
+    value, (by_clean, by_adversarial) = jax.value_and_grad(loss, argnums=(0, 1))(clean, adversarial)
+    assert float(value) == pytest.approx(4.9014271753)
+    np.testing.assert_allclose(by_clean, [[1.8875391, -1.3644978, -0.5230414]], rtol=1e-5)
+    np.testing.assert_allclose(by_adversarial, [[-3.1592659, 2.3096084, 0.8496575]], rtol=1e-5)
+
+
+def test_boosted_cross_entropy_of_sure_classifiers():
+    # Right: no loss, up to the published 1.0001. Wrong: the second term ends at -log 0.0001.
+    logits = jnp.asarray([[50.0, 0.0, 0.0], [0.0, 50.0, 0.0]])
+    expected = [-np.log(1.0001), 50 - np.log(1e-4)]
+    np.testing.assert_allclose(losses.boosted_cross_entropy(logits, jnp.asarray([0, 0])), expected, rtol=2e-3)
+
+
+def test_boosted_cross_entropy_of_two_classes_is_twice_the_cross_entropy():
+    logits = LOGITS[:, :2]
+    boosted, plain = (loss(logits, LABELS) for loss in (losses.boosted_cross_entropy, losses.cross_entropy))
+    np.testing.assert_allclose(boosted, 2 * plain, atol=2e-3)
+
+
+def test_mart_weighs_the_divergence_by_doubt():
+    adversarial = jnp.flip(LOGITS, -1)
+    doubt = 1 - jax.nn.softmax(LOGITS)[jnp.arange(2), LABELS]
+    extra = losses.mart(LOGITS, adversarial, LABELS, beta=3.0) - losses.boosted_cross_entropy(adversarial, LABELS)
+    np.testing.assert_allclose(extra, 3 * doubt * losses.kl_divergence(LOGITS, adversarial), rtol=1e-4)
+    smooth = losses.mart(LOGITS, adversarial, LABELS, label_smoothing=0.1)
+    rough = losses.mart(LOGITS, adversarial, LABELS)
+    expected = [losses.cross_entropy(adversarial, LABELS, label_smoothing=a) for a in (0.1, 0.0)]
+    np.testing.assert_allclose(smooth - rough, expected[0] - expected[1], rtol=1e-4)
+
+
 ALL = {
     "cross_entropy": losses.cross_entropy,
     "smoothed": lambda z, y: losses.cross_entropy(z, y, label_smoothing=0.1),
@@ -76,6 +128,10 @@ ALL = {
     "dlr": losses.dlr,
     "targeted_dlr": lambda z, y: losses.targeted_dlr(z, y, (y + 1) % z.shape[-1]),
     "kl": lambda z, y: losses.kl_divergence(z, jnp.flip(z, -1)),
+    "carlini_wagner": losses.carlini_wagner,
+    "trades": lambda z, y: losses.trades(z, jnp.flip(z, -1), y, label_smoothing=0.1),
+    "boosted_cross_entropy": losses.boosted_cross_entropy,
+    "mart": lambda z, y: losses.mart(z, jnp.flip(z, -1), y),
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrobust import linear_models, optimizers
+from jaxrobust import linear_models, models, optimizers
 
 
 def apply(optimizer, gradients, params=None):
@@ -80,20 +80,45 @@ def test_momentum_reaches_ten_steps_per_step():
     assert float(moved[0][0] - moved[1][0]) == pytest.approx(0.1, rel=1e-3)
 
 
-@pytest.mark.parametrize("total", [200 * 12, 7])
-def test_step_decay(total):
-    schedule = optimizers.step_decay(0.3, total)
-    half, late = round(0.5 * total), round(0.75 * total)
-    found = [float(schedule(step)) for step in (half - 1, half, late - 1, late, total)]
-    np.testing.assert_allclose(found, [0.3, 0.03, 0.03, 0.003, 0.003], rtol=1e-5)
+def test_nesterov_with_coupled_weight_decay():
+    # Data geometry, check 7.5-4.
+    optimizer = optimizers.sgd(0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    found = [float(apply(optimizer, [[0.5]] * steps, jnp.ones(1))[0]) for steps in (1, 2, 3)]
+    np.testing.assert_allclose(found, [0.904905, 0.769278534, 0.597182354], rtol=1e-6)
 
 
-def test_warmup_cosine():
-    schedule = optimizers.warmup_cosine(1.0, 100, warmup=0.1)
-    assert float(schedule(0)) == pytest.approx(0.1)
-    assert float(schedule(9)) == pytest.approx(1.0)
-    assert float(schedule(55)) == pytest.approx(0.5, abs=0.01)
-    assert float(schedule(100)) == pytest.approx(0.0, abs=1e-6)
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_constant_momentum_schedule_is_the_number(nesterov):
+    gradients = [[0.5, -2.0], [0.1, 3.0], [-4.0, 0.2]]
+    number = optimizers.momentum(0.1, nesterov=nesterov, weight_decay=0.1)
+    schedule = optimizers.momentum(0.1, decay=lambda step: 0.9, nesterov=nesterov, weight_decay=0.1)
+    start = jnp.ones(2)
+    np.testing.assert_array_equal(apply(schedule, gradients, start), apply(number, gradients, start))
+
+
+def test_momentum_schedule_counts_steps():
+    # u: 1, then 0 * 1 + 1, then 0.5 * 1 + 1.
+    optimizer = optimizers.sgd(1.0, momentum=lambda step: jnp.asarray([0.9, 0.0, 0.5])[step])
+    found = [float(apply(optimizer, [[1.0]] * steps)[0]) for steps in (1, 2, 3)]
+    np.testing.assert_allclose(found, [-1.0, -2.0, -3.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_weight_decay_mask(name):
+    params = {"layer": {"kernel": jnp.ones(2)}, "norm": {"scale": jnp.ones(2)}}
+    gradients = jax.tree.map(lambda leaf: jnp.asarray([0.3, -0.2]), params)
+
+    def step(**options):
+        optimizer = optimizers.by_name(name)(0.1, **options)
+        with jax.numpy_dtype_promotion("standard"):
+            return optimizer.update(gradients, optimizer.init(params), params)[0]
+
+    with_decay, without = step(weight_decay=1.0), step(weight_decay=0.0)
+    assert (np.abs(with_decay["layer"]["kernel"] - without["layer"]["kernel"]) > 1e-3).any()
+    for mask in (models.decay_mask, {"layer": {"kernel": True}, "norm": {"scale": False}}):
+        masked = step(weight_decay=1.0, weight_decay_mask=mask)
+        np.testing.assert_array_equal(masked["layer"]["kernel"], with_decay["layer"]["kernel"])
+        np.testing.assert_array_equal(masked["norm"]["scale"], without["norm"]["scale"])
 
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
@@ -142,5 +167,3 @@ def test_errors():
         optimizers.sgd(0.1, nesterov=True)
     with pytest.raises(ValueError, match="weight_decay"):
         optimizers.adamw(0.1, weight_decay=-1)
-    with pytest.raises(ValueError, match="total_steps"):
-        optimizers.step_decay(0.1, 0)

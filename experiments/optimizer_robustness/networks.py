@@ -14,7 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from experiments.study import Run
-from jaxrobust import attacks, data, evaluation, models, optimizers, training
+from jaxrobust import attacks, data, evaluation, models, optimizers, schedules, training
 from jaxrobust.reporting import CommandError
 
 from . import heads
@@ -214,7 +214,7 @@ def train(
 def _optimizer(name: str, schedule: str, total: int) -> training.OptimizerFactory:
     # One function per recipe, so that populations that differ in nothing but their data share compiled steps.
     factory = optimizers.by_name(name)
-    make_schedule = optimizers.step_decay if schedule == "step" else optimizers.warmup_cosine
+    make_schedule = schedules.step_decay if schedule == "step" else schedules.warmup_cosine
     return lambda rate: factory(make_schedule(rate, total))
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxrobust.files import write_atomically, write_text
-from jaxrobust.reporting import CommandError
+from jaxrobust.reporting import CommandError, ResultFolder, read_json
 
 from ._progress import Progress
 from ._report import Section
@@ -27,14 +26,6 @@ def _dump(value: Any) -> str:
 def _stem(name: str) -> str:
     """A cell's name as the name of a file."""
     return name.replace("/", "--")
-
-
-def _read(path: Path) -> Any | None:
-    """The JSON in a file, or ``None`` if it is missing or cut short."""
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
 
 
 class Run:
@@ -55,21 +46,8 @@ class Run:
     def __init__(self, folder: str | Path, configuration: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         self._cells, self._checkpoints = self.folder / "cells", self.folder / "checkpoints"
-        try:
-            self._cells.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / ".lock").open("w")
-        except OSError as error:
-            raise CommandError(
-                f"cannot write to {self.folder}: {error.strerror or error}; choose another folder with --output"
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise CommandError(
-                f"another run is using {self.folder}; wait for it or choose another folder with --output"
-            ) from error
-        self._check_configuration(json.loads(_dump(configuration)))
+        self._claim = ResultFolder(self.folder, configuration, results=("cells/*.json", "checkpoints"))
+        self._cells.mkdir(exist_ok=True)
         self.progress = Progress()
 
     def __enter__(self) -> Run:
@@ -79,26 +57,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.close()
-        self._lock.close()
-
-    def _check_configuration(self, configuration: dict[str, Any]) -> None:
-        path = self.folder / "config.json"
-        stored = _read(path)
-        if stored is None or self._is_empty():
-            write_text(path, _dump(configuration))
-            return
-        differences = list(_differences(stored, configuration))
-        if differences:
-            self._lock.close()
-            listed = "; ".join(differences[:5]) + (" ..." if len(differences) > 5 else "")
-            raise CommandError(
-                f"{self.folder} holds results of another configuration ({listed}); choose another folder with "
-                "--output, or delete this one"
-            )
-
-    def _is_empty(self) -> bool:
-        """Whether nothing was computed yet: a run that ended in a mistake does not claim the folder."""
-        return not any(self._cells.glob("*.json")) and not self._checkpoints.exists()
+        self._claim.close()
 
     def cell(
         self,
@@ -116,7 +75,7 @@ class Run:
             CommandError: if the result cannot be written (a full disk, for instance).
         """
         path, arrays_path = self._cells / f"{_stem(name)}.json", self._cells / f"{_stem(name)}.npz"
-        if _read(path) is None:
+        if read_json(path) is None:
             begin = time.monotonic()
             self.progress.begin(name)
             result = compute()
@@ -135,7 +94,7 @@ class Run:
                     "are kept, run the same command again when there is room"
                 ) from error
         self.progress.end(name)
-        stored: dict[str, Any] = _read(path) or {}
+        stored: dict[str, Any] = read_json(path) or {}
         if arrays_path.exists():
             with np.load(arrays_path) as file:
                 stored["arrays"] = dict(file)
@@ -143,7 +102,7 @@ class Run:
 
     def is_finished(self, name: str) -> bool:
         """Whether the cell is on disk."""
-        return _read(self._cells / f"{_stem(name)}.json") is not None
+        return read_json(self._cells / f"{_stem(name)}.json") is not None
 
     def checkpoints(self, name: str) -> Path:
         """Where a long cell keeps its progress while it is being computed; whoever fills the folder removes it."""
@@ -156,7 +115,7 @@ class Run:
 
     def read_section(self, part: str) -> Section | None:
         """A stored section, or ``None``."""
-        stored = _read(self.folder / "sections" / f"{part}.json")
+        stored = read_json(self.folder / "sections" / f"{part}.json")
         return None if stored is None else Section.from_json(stored)
 
     def write_text(self, name: str, text: str) -> Path:
@@ -167,20 +126,5 @@ class Run:
 
     def write_metrics(self) -> None:
         """Collect all finished cells in ``metrics.jsonl``, in the order of their names."""
-        records = [record for path in sorted(self._cells.glob("*.json")) if (record := _read(path)) is not None]
+        records = [record for path in sorted(self._cells.glob("*.json")) if (record := read_json(path)) is not None]
         self.write_text("metrics.jsonl", "".join(json.dumps(record, sort_keys=True) + "\n" for record in records))
-
-
-def _differences(stored: Any, given: Any, path: str = "") -> Iterator[str]:
-    if not isinstance(stored, dict) or not isinstance(given, dict):
-        if stored != given:
-            yield f"{path}: {json.dumps(stored)} there, {json.dumps(given)} now"
-        return
-    for key in sorted({*stored, *given}):
-        inner = f"{path}.{key}" if path else key
-        if key not in given:
-            yield f"{inner}: there, but not now"
-        elif key not in stored:
-            yield f"{inner}: now, but not there"
-        else:
-            yield from _differences(stored[key], given[key], inner)

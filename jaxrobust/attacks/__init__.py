@@ -41,6 +41,7 @@ from ._randomized import Randomized as Randomized
 from ._simba import simba as simba
 from ._spatial import spatial as spatial
 from ._square import square as square
+from ._trades import trades_pgd as trades_pgd
 from ._transfer_attacks import di_fgsm as di_fgsm
 from ._transfer_attacks import mi_fgsm as mi_fgsm
 from ._transfer_attacks import ni_fgsm as ni_fgsm

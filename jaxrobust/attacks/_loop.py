@@ -21,11 +21,17 @@ from ._randomized import bind_keys
 from ._types import Attack, check_inputs
 
 ChooseTargets = Callable[[jax.Array, jax.Array], jax.Array]
-"""Clean logits ``[batch, classes]`` and labels ``[batch]`` to one target class per restart, ``[batch, restarts]``."""
+"""Clean logits ``[batch, classes]`` and labels ``[batch]`` to one target per restart, ``[batch, restarts, ...]``.
+
+A target is a class, or whatever else the loss compares the logits with.
+"""
+
+Start = Callable[[ThreatModel, jax.Array, jax.Array], jax.Array]
+"""Threat model, keys ``[batch]`` and images to the perturbations of a random start, shaped as the images."""
 
 
 TARGETS_FOLD = 2**31 - 1
-"""Folded into the keys for the clean logits that targets are chosen by; restarts have the small numbers."""
+"""Folded into the keys for the clean logits that targets are made from; restarts have the small numbers."""
 
 
 class _Constants(NamedTuple):
@@ -73,6 +79,10 @@ def _better(best: _Best, candidate: _Best) -> _Best:
     )
 
 
+def _sample(threat: ThreatModel, keys: jax.Array, images: jax.Array) -> jax.Array:
+    return threat.sample(keys, images)
+
+
 def search(
     threat: ThreatModel,
     *,
@@ -81,7 +91,7 @@ def search(
     update: optax.GradientTransformation,
     gradient: GradientEstimator,
     steps: int,
-    random_start: bool,
+    random_start: bool | Start,
     restarts: int = 1,
     choose_targets: ChooseTargets | None = None,
     keep_best: bool = False,
@@ -89,8 +99,8 @@ def search(
 ) -> Attack:
     """The loop with every part open; :func:`iterative` is its public face.
 
-    With ``choose_targets`` each restart aims at a class of its own: there are as many restarts as targets, and the
-    loss is called as ``loss(logits, labels, targets)``.
+    With ``choose_targets`` each restart aims at a target of its own: there are as many restarts as targets, and the
+    loss is called as ``loss(logits, labels, targets)``. ``random_start=True`` is ``threat.sample``.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
@@ -123,7 +133,8 @@ def search(
         images = constants.images
         perturbation = jnp.zeros_like(images)
         if random_start:
-            perturbation = constants.threat.sample(fold_in_each(fold_in_each(constants.keys, restart), 0), images)
+            sample = random_start if callable(random_start) else _sample
+            perturbation = sample(constants.threat, fold_in_each(fold_in_each(constants.keys, restart), 0), images)
         return _State(
             step=jnp.zeros((), jnp.int32),
             restart=restart,

@@ -5,14 +5,20 @@ from __future__ import annotations
 from jaxrobust.reporting import main
 
 from ._config import Evaluate
+from ._train_config import Train
 
 
-def _run(command: Evaluate) -> None:
-    from ._evaluate import evaluate
+def _run(command: Evaluate | Train) -> None:
+    if isinstance(command, Train):
+        from ._train import train
 
-    evaluate(command)
+        train(command)
+    else:
+        from ._evaluate import evaluate
+
+        evaluate(command)
 
 
 def jaxrobust() -> None:
     """Entry point of the command."""
-    main({"evaluate": Evaluate}, _run, "jaxrobust")
+    main({"train": Train, "evaluate": Evaluate}, _run, "jaxrobust")

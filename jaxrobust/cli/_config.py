@@ -21,21 +21,28 @@ class Evaluate:
     adversarial examples beside their originals, config.json and timings.json. An evaluation that is interrupted or killed
     continues when the same command is given again.
 
-    Example: jaxrobust evaluate weights.safetensors --model mlp --options widths=256,128 --dataset mnist --norm linf --eps 0.1
+    Examples: jaxrobust evaluate runs/train/my_run/checkpoints/best --eps 8/255; jaxrobust evaluate weights.safetensors --model mlp --options widths=256,128 --dataset mnist --norm linf --eps 0.1
     """
 
     weights: Annotated[Path, tyro.conf.Positional]
-    """Trained weights: a folder of checkpoints that jaxrobust.training.fit wrote, or a file: safetensors or npz (ours, or with PyTorch's names and layout), pt, pth or bin (a PyTorch state dict, read weights-only; needs torch)."""
-    model: Annotated[str, tyro.conf.arg(metavar="NAME")]
-    """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, vit_small, vit_b16, m5."""
+    """Trained weights: the folder of a training run (its last network; RUN/checkpoints/best for its best), or a file: safetensors or npz (ours, or with PyTorch's names and layout), pt, pth or bin (a PyTorch state dict, read weights-only; needs torch)."""
     eps: Annotated[str, tyro.conf.arg(metavar="RADIUS")]
     """Radius of the threat model, for pixels in [0, 1]: a number or a fraction such as 8/255."""
     norm: Literal["linf", "l2", "l1"] = "linf"
     """Norm of the threat model."""
     attack: AttackChoice = "standard"
     """standard: AutoAttack, the number to report. plus: its longer version. Single attacks of AutoAttack: apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square. Others: fgsm, pgd (20 steps), and for linf and l2 carlini-wagner and deepfool."""
-    dataset: Annotated[str, tyro.conf.arg(metavar="NAME")] = "digits"
-    """Data set, whose test part is evaluated: digits, digits_dct16, digits28 (bundled), mnist, cifar10 and others (prepared with TFDS)."""
+    model: Annotated[
+        str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: that of the training run)")
+    ] = None
+    """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, wide_resnet, wrn_28_10, vit_small, vit_b16, m5."""
+    dataset: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar="NAME|FOLDER|FILE", help_behavior_hint="(default: that of the training run, else digits)"
+        ),
+    ] = None
+    """Data set, whose test part is evaluated: digits, digits_dct16, digits28 (bundled), mnist, cifar10 and others (prepared with TFDS), or a folder or npz file as for training."""
     examples: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
     """Only the first N test images."""
     options: Annotated[

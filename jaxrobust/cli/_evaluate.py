@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import json
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,13 +17,13 @@ from jaxrobust import attacks, data, models, training
 from jaxrobust.attacks import Attack, AutoAttack, AutoAttackResult
 from jaxrobust.batching import to_float
 from jaxrobust.files import write_atomically, write_text
-from jaxrobust.reporting import CommandError, Table, print_table
-from jaxrobust.threat import L1, L2, Linf, ThreatModel
+from jaxrobust.reporting import CommandError, Table, interval_of_percentage, print_table, read_json
+from jaxrobust.threat import ThreatModel
 
+from ._arguments import NORMS, length, network, network_options
 from ._config import Evaluate
 from ._figures import save_examples
 
-NORMS: dict[str, Callable[..., ThreatModel]] = {"linf": Linf, "l2": L2, "l1": L1}
 OTHERS: dict[str, Callable[[ThreatModel], Attack]] = {
     "fgsm": attacks.fgsm,
     "pgd": attacks.pgd,
@@ -59,8 +56,9 @@ def evaluate(command: Evaluate) -> None:
         CommandError: for a mistake of the user's.
     """
     try:
+        command = _with_network_of_run(command)
         subject = _subject(command)
-        threat = NORMS[command.norm](_radius(command.eps), bounds=subject.dataset.bounds)
+        threat = NORMS[command.norm](length(command.eps, "--eps"), bounds=subject.dataset.bounds)
         folder = command.output if command.output is not None else _default_folder(command)
         judge = _attack(command, threat, folder)
         result = judge(jax.random.key(command.seed), subject.logits_fn, subject.images, subject.labels)
@@ -69,49 +67,39 @@ def evaluate(command: Evaluate) -> None:
         raise CommandError(str(error)) from error
 
 
-def _radius(text: str) -> float:
-    try:
-        return float(Fraction(text.replace(" ", "")))
-    except (ValueError, ZeroDivisionError) as error:
-        raise CommandError(f"--eps must be a number or a fraction such as 8/255, got {text!r}") from error
-
-
 def _default_folder(command: Evaluate) -> Path:
     eps = command.eps.replace(" ", "").replace("/", "_")
     count = "" if command.examples is None else f"-{command.examples}"
     seed = f"-seed{command.seed}" if command.seed else ""
-    name = f"{command.weights.resolve().stem}-{command.dataset}{count}-{command.norm}-{eps}-{command.attack}{seed}"
+    weights = command.weights.resolve()
+    run = f"{weights.parents[1].name}-" if weights.parent.name == "checkpoints" else ""
+    name = f"{run}{weights.stem}-{Path(command.dataset or '').stem}{count}-{command.norm}-{eps}-{command.attack}{seed}"
     return Path("runs") / "evaluate" / name
 
 
-def _options(command: Evaluate) -> dict[str, Any]:
-    """``NAME=VALUE`` to keyword arguments; a value that is no Python literal is a string."""
-    options = {}
-    for text in command.options:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise CommandError(f"--options takes NAME=VALUE, such as widths=256,128; got {text!r}")
-        try:
-            options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[name] = value
-    return options
+def _with_network_of_run(command: Evaluate) -> Evaluate:
+    """The command with what it leaves open taken from the training run whose checkpoints it names."""
+    if not command.weights.exists():
+        raise CommandError(f"there are no weights at {command.weights}")
+    place = command.weights.absolute()
+    runs = [folder for folder in (place, *place.parents[:3]) if (folder / "checkpoints").is_dir()]
+    settings = (read_json(runs[0] / "config.json") if runs else None) or {}
+    if command.model is None and "model" not in settings:
+        raise CommandError("--model is missing: the name of the network whose weights these are, e.g. --model mlp")
+    dataset = command.dataset or settings.get("dataset", "digits")
+    if command.model is not None:
+        return replace(command, dataset=dataset)
+    return replace(command, dataset=dataset, model=settings["model"], options=(*settings["options"], *command.options))
 
 
 def _subject(command: Evaluate) -> _Subject:
-    if not command.weights.exists():
-        raise CommandError(f"there are no weights at {command.weights}")
-    dataset = data.load(command.dataset, data_dir=command.data_dir)
+    dataset = data.load(cast(str, command.dataset), data_dir=command.data_dir)
     if command.examples is not None and not 0 < command.examples <= len(dataset.test_labels):
         raise CommandError(
             f"--examples must lie between 1 and {len(dataset.test_labels)}, the test images of {dataset.name}; "
             f"got {command.examples}"
         )
-    options = _options(command)
-    try:
-        model = models.create(command.model, dataset.num_classes, dataset.image_shape, **options)
-    except TypeError as error:
-        raise CommandError(f"--options do not fit {command.model}: {error}") from error
+    model = network(cast(str, command.model), network_options(command.options), dataset)
     if command.weights.is_dir():
         if command.key_map is not None:
             raise CommandError("--key-map belongs to files of PyTorch weights; a folder of checkpoints needs none")
@@ -172,19 +160,11 @@ def _write(folder: Path, command: Evaluate, subject: _Subject, result: AutoAttac
         print(f"figure:  {figure}.png")
 
 
-def _interval(percent: float, count: int) -> str:
-    """An accuracy with its 95 % interval over the draw of the examples (Wilson, 1927)."""
-    share, z = percent / 100, 1.96
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return f"{percent:.2f} [{100 * (middle - half):.1f}, {100 * (middle + half):.1f}]"
-
-
 def _table(result: AutoAttackResult) -> Table:
     count = len(result.robust)
-    rows = [("clean", _interval(result.clean_accuracy, count))]
-    rows += [(f"after {name}", _interval(value, count)) for name, value in result.after.items()]
-    rows.append(("robust accuracy", _interval(result.robust_accuracy, count)))
+    rows = [("clean", interval_of_percentage(result.clean_accuracy, count))]
+    rows += [(f"after {name}", interval_of_percentage(value, count)) for name, value in result.after.items()]
+    rows.append(("robust accuracy", interval_of_percentage(result.robust_accuracy, count)))
     return Table("Accuracy in per cent, with 95 % intervals", ("", "accuracy"), rows)
 
 

@@ -1,17 +1,25 @@
-"""Data sets in memory, their augmentation, and the order in which training sees them."""
+"""Data sets in memory and on disk, their augmentation, and the stream of batches that training sees."""
 
 from jaxrobust.batching import to_float as to_float
 
 from ._augment import compose as compose
 from ._augment import random_crop as random_crop
 from ._augment import random_flip as random_flip
+from ._augment import random_rotation as random_rotation
 from ._cache import default_cache_dir as default_cache_dir
 from ._dataset import Dataset as Dataset
 from ._dataset import holdout as holdout
-from ._order import batches as batches
+from ._folder import ImageFolder as ImageFolder
+from ._npz import open_npz as open_npz
 from ._order import epoch_batches as epoch_batches
 from ._order import epoch_order as epoch_order
 from ._order import steps_per_epoch as steps_per_epoch
 from ._registry import load as load
 from ._registry import names as names
+from ._source import ImageSource as ImageSource
+from ._source import Rows as Rows
+from ._stream import Focus as Focus
+from ._stream import Generated as Generated
+from ._stream import Shard as Shard
+from ._stream import batches as batches
 from ._tfds import DatasetNotFoundError as DatasetNotFoundError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -33,6 +34,49 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int = 4) -> jax.Arra
         return jax.lax.dynamic_slice(image, (corner[0], corner[1], jnp.zeros((), corner.dtype)), shape)
 
     return jax.vmap(cut)(keys, padded)
+
+
+def random_rotation(degrees: float) -> Augment:
+    """Rotate each image about its centre by an angle drawn uniformly from ``[-degrees, degrees]``.
+
+    A pixel gets the value of the pixel that its centre comes from, and zero where that lies outside: nearest-neighbour
+    sampling and zero filling, as torchvision's ``RandomRotation`` does by default. The public recipes for CIFAR-100
+    rotate within 15 degrees, after cropping and flipping.
+
+    Args:
+        degrees: largest angle, 0 to 180.
+
+    Returns:
+        Augmentation that keeps shape and dtype.
+
+    Example:
+        >>> images = jnp.ones((2, 4, 4, 1))
+        >>> jax.jit(random_rotation(15))(jax.random.key(0), images).shape
+        (2, 4, 4, 1)
+    """
+    if not 0 <= degrees <= 180:
+        raise ValueError(f"degrees must lie in [0, 180], got {degrees}")
+    limit = math.radians(degrees)
+
+    def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+        keys = example_keys(key, images.shape[0])
+        angles = jax.vmap(lambda k: jax.random.uniform(k, (), jnp.float32, -limit, limit))(keys)
+        return jax.vmap(_rotate)(images, angles)
+
+    return augment
+
+
+def _rotate(image: jax.Array, angle: jax.Array) -> jax.Array:
+    """Rotate counter-clockwise by ``angle`` in radians."""
+    height, width, channels = image.shape
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    down = (jnp.arange(height, dtype=jnp.float32) + 0.5 - height / 2)[:, None]
+    right = jnp.arange(width, dtype=jnp.float32) + 0.5 - width / 2
+    row = jnp.floor(cos * down + sin * right + height / 2).astype(jnp.int32)
+    column = jnp.floor(cos * right - sin * down + width / 2).astype(jnp.int32)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    source = jnp.where(inside, row * width + column, 0)
+    return jnp.where(inside[..., None], image.reshape(-1, channels)[source], jnp.zeros((), image.dtype))
 
 
 def compose(*augments: Augment) -> Augment:

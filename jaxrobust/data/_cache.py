@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,22 @@ import numpy as np
 def default_cache_dir() -> Path:
     """``jaxrobust`` under ``XDG_CACHE_HOME``, or under ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrobust"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path``, which takes its place if the block ends well and is removed otherwise.
+
+    Its name is used once: several processes may make the same file, and the last one's stays.
+    """
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _is_whole(path: Path, description: Path) -> bool:
@@ -37,14 +55,9 @@ def cached_array(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
         print(f"the cached array {path} is damaged and is made again", file=sys.stderr)
     array = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npy")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
+    with replacing(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
         record = json.dumps([list(array.shape), str(array.dtype), temporary.stat().st_size])
-        os.replace(temporary, path)
+    with replacing(description) as temporary:
         temporary.write_text(record)
-        os.replace(temporary, description)
-    finally:
-        temporary.unlink(missing_ok=True)
     return array

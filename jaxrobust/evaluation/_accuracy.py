@@ -49,7 +49,8 @@ def correct(
 
     Args:
         logits_fn: the network, see :mod:`jaxrobust.attacks`.
-        images: ``[n, height, width, channels]``, uint8 or floating point within ``bounds``.
+        images: ``[n, height, width, channels]``, uint8 or floating point within ``bounds``; also a source that reads
+            rows when they are indexed (:class:`jaxrobust.data.ImageSource`).
         labels: ``[n]``.
         attack: an attack or a noise; ``None`` for clean accuracy.
         key: random key, needed with an attack. Example ``i`` uses ``fold_in(key, i)``.
@@ -66,7 +67,9 @@ def correct(
         ValueError: for pixels out of range, a missing key, a function that does not return logits, or labels or
             ``top_k`` above the number of classes.
     """
-    check_images(np.asarray(images), bounds)
+    if isinstance(images, (jax.Array, list, tuple)):
+        images = np.asarray(images)
+    check_images(images, bounds)
     if attack is not None and key is None:
         raise ValueError("an attack needs a random key: pass key=jax.random.key(0)")
 
@@ -83,7 +86,7 @@ def correct(
         return jnp.where(broken, _is_correct(logits_fn, adversarial, labels, top_k), clean)
 
     key = jax.random.key(0) if key is None else key
-    images, labels = np.asarray(images), np.asarray(labels)
+    labels = np.asarray(labels)
     if len(images) and top_k > (classes := check_classes(logits_fn, images[:2], labels)):
         raise ValueError(f"top_k is {top_k}, but the classifier has {classes} classes")
     return map_batches(evaluate, logits_fn, images, labels, key=key, batch_size=batch_size, mesh=mesh)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.random import uniform
+from jaxrobust.random import normal, uniform
 
+Activation = Literal["relu", "silu"]
 Initializer = Literal["torch", "zeros"]
+ConvInitializer = Literal["torch", "he"]
 BATCH_NORM_EPSILON = 1e-5
 
 
@@ -53,6 +55,32 @@ def initializers(name: Initializer, fan_in: int) -> dict[str, Any]:
     else:
         raise ValueError(f"unknown initializer {name!r}; choose torch or zeros")
     return {"kernel_init": kernel, "bias_init": bias}
+
+
+def he_init(fan_out: int) -> nn.initializers.Initializer:
+    """Kernels from a normal distribution with mean 0 and variance ``2 / fan_out`` (He et al., 2015, Eq. 14).
+
+    Args:
+        fan_out: kernel size times output channels.
+    """
+    deviation = math.sqrt(2 / fan_out)
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return normal(key, shape, dtype) * jnp.asarray(deviation, dtype)
+
+    return init
+
+
+def activation(name: Activation) -> Callable[[jax.Array], jax.Array]:
+    """The function of this name: ``"relu"``, ``max(x, 0)``, or ``"silu"``, ``x sigmoid(x)``, also known as swish.
+
+    Raises:
+        ValueError: for another name.
+    """
+    functions: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "silu": nn.silu}
+    if name not in functions:
+        raise ValueError(f"unknown activation {name!r}; choose {' or '.join(functions)}")
+    return functions[name]
 
 
 def logits_dtype(dtype: Any) -> Any:
@@ -102,38 +130,57 @@ class Normalize(nn.Module):
 
 
 class Dense(nn.Module):
-    """Fully connected layer with the initialisation above."""
+    """Fully connected layer with the initialisation above, its bias optionally zero at the start."""
 
     features: int
     initializer: Initializer = "torch"
     dtype: Any = jnp.float32
+    zero_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[batch, in] -> [batch, features]``."""
         init = initializers(self.initializer, x.shape[-1])
+        if self.zero_bias:
+            init["bias_init"] = nn.initializers.zeros
         return nn.Dense(self.features, dtype=self.dtype, name="linear", **init)(x)
 
 
 class Conv(nn.Module):
-    """Convolution with explicit zero padding on both sides, as PyTorch pads, and the initialisation above."""
+    """Convolution with the initialisation above.
+
+    Attributes:
+        features: output channels.
+        kernel_size: of the spatial axes.
+        strides: the same for all spatial axes.
+        padding: zeros on both sides, as PyTorch pads, or ``"SAME"`` for XLA's rule. They differ for strides: with a
+            stride of 2, 3x3 windows on sides of even length then get zeros at the bottom and on the right only.
+        use_bias: whether there is one.
+        dtype: of the computation.
+        initializer: ``"torch"`` or, for kernels without bias, ``"he"`` (:func:`he_init`).
+    """
 
     features: int
     kernel_size: tuple[int, ...]
     strides: int = 1
-    padding: int = 0
+    padding: int | Literal["SAME"] = 0
     use_bias: bool = True
     dtype: Any = jnp.float32
+    initializer: ConvInitializer = "torch"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[batch, *spatial, in] -> [batch, *spatial, features]``."""
-        init = initializers("torch", x.shape[-1] * math.prod(self.kernel_size))
+        size = math.prod(self.kernel_size)
+        init = initializers("torch", x.shape[-1] * size)
+        if self.initializer == "he":
+            init["kernel_init"] = he_init(self.features * size)
+        padding = self.padding
         return nn.Conv(
             self.features,
             self.kernel_size,
             strides=self.strides,
-            padding=[(self.padding, self.padding)] * len(self.kernel_size),
+            padding=padding if isinstance(padding, str) else [(padding, padding)] * len(self.kernel_size),
             use_bias=self.use_bias,
             dtype=self.dtype,
             name="conv",
@@ -146,25 +193,58 @@ class Norm(nn.Module):
 
     PyTorch's momentum 0.1 is 0.9 here: the weight of the old value. The running variance averages the batches' biased
     variances, PyTorch's the unbiased ones; they differ by a factor ``n / (n - 1)`` for ``n`` values per channel.
+
+    Attributes:
+        enabled: whether there is a norm at all.
+        dtype: of the result; statistics are at least float32.
+        momentum: weight of the old running statistics; with 0 they become those of the batch.
     """
 
     enabled: bool
     dtype: Any = jnp.float32
+    momentum: float = 0.9
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Normalise by batch statistics in training and by running statistics otherwise."""
+        """Normalise by batch statistics in training and by running statistics otherwise.
+
+        Raises:
+            ValueError: if the momentum is not in [0, 1).
+        """
         if not self.enabled:
             return x
+        if not 0 <= self.momentum < 1:
+            raise ValueError(
+                f"momentum must be in [0, 1), got {self.momentum}; it is the weight of the old running statistics, "
+                "1 minus PyTorch's momentum"
+            )
         # Flax's norms promote half precision and their float32 statistics implicitly.
         with jax.numpy_dtype_promotion("standard"):
             return nn.BatchNorm(
                 use_running_average=not train,
-                momentum=0.9,
+                momentum=self.momentum,
                 epsilon=BATCH_NORM_EPSILON,
                 dtype=self.dtype,
                 name="batch_norm",
             )(x)
+
+
+class Dropout(nn.Module):
+    """Dropout in training, with the random stream ``"dropout"``: ``apply(..., rngs={"dropout": key})``."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Any array to the same shape; the entries that remain are divided by ``1 - rate``.
+
+        Raises:
+            ValueError: if the rate is not in [0, 1).
+        """
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.rate}; it is the share of entries set to zero")
+        # Flat, because XLA's CPU backend compiles draws of several axes slowly, see jaxrobust.random.
+        return nn.Dropout(self.rate, name="dropout")(x.ravel(), deterministic=not train).reshape(x.shape)
 
 
 class LayerNorm(nn.Module):

@@ -23,9 +23,12 @@ Pair = tuple[int, int]
 class _Describer:
     """Follows the activations' spatial size while it lists layers."""
 
-    def __init__(self, variables: Mapping[str, Any], image_shape: tuple[int, ...], batch_norm: bool) -> None:
+    def __init__(self, model: nn.Module, variables: Mapping[str, Any], image_shape: tuple[int, ...]) -> None:
         self._params, self._stats = variables["params"], variables.get("batch_stats", {})
-        self._batch_norm = batch_norm
+        self._batch_norm = getattr(model, "batch_norm", False)
+        constant = curvature.ACTIVATION_CONSTANTS[getattr(model, "activation", "relu")]
+        # Layers with constant 1 are left out.
+        self.activation: Layers = () if constant == 1 else (curvature.Elementwise(constant),)
         # Dense networks take inputs of any shape and do not look at the size.
         self.size: Pair = (image_shape[0], image_shape[1]) if len(image_shape) == 3 else (1, 1)
 
@@ -91,13 +94,13 @@ def lipschitz_layers(model: nn.Module, variables: Mapping[str, Any], image_shape
             f"the variables are not those of this {type(model).__name__} for images {image_shape}; give one network's "
             "variables, without a population axis but with running statistics, and (height, width, channels)"
         )
-    describe = _Describer(variables, image_shape, getattr(model, "batch_norm", False))
+    describe = _Describer(model, variables, image_shape)
     layers: Layers = ()
     if model.std is not None:
         layers += (curvature.Scale(1 / jnp.asarray(model.std, jnp.float32)),)
     if isinstance(model, MLP):
         for number in range(len(model.widths)):
-            layers += describe.dense(f"dense_{number}")
+            layers += describe.dense(f"dense_{number}") + describe.activation
         return layers + describe.dense("head")
     if isinstance(model, (CNN4, SmallCNN)):
         strides, count = (1, 2) if isinstance(model, CNN4) else (2, len(model.features))
@@ -121,15 +124,17 @@ def _preact_resnet(model: PreActResNet, describe: _Describer) -> Layers:
         for block in range(blocks):
             strides = 2 if stage > 0 and block == 0 else 1
             name = f"stage_{stage}_block_{block}"
-            first = describe.norm(name, "norm_0")
+            first = describe.norm(name, "norm_0") + describe.activation
             shortcut: Layers = ()
             if strides != 1:
                 shortcut = describe.conv(name, "shortcut", strides=strides, padding=0, advance=False)
             branch = describe.conv(name, "conv_0", strides=strides) + describe.norm(name, "norm_1")
-            branch += describe.conv(name, "conv_1")
-            if shortcut:  # the shortcut starts after the norm, too
+            branch += describe.activation + describe.conv(name, "conv_1")
+            if shortcut:  # it starts after the norm and the activation, too
                 layers += (*first, curvature.Residual(shortcut=shortcut, branch=branch))
             else:
                 layers += (curvature.Residual(shortcut=(), branch=first + branch),)
+    if model.final_norm:
+        layers += describe.norm("norm") + describe.activation
     layers += (curvature.AveragePool(window=describe.size, strides=describe.size),)
     return layers + describe.dense("head")

@@ -8,15 +8,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ._layers import Dense, Initializer, Normalize, logits_dtype
+from ._layers import Activation, Dense, Initializer, Normalize, activation, logits_dtype
 
 
 class MLP(nn.Module):
-    """Flattened images through dense layers with ReLU between them; no hidden layer is softmax regression.
+    """Flattened images through dense layers, an activation between them; no hidden layer is softmax regression.
 
     Attributes:
         classes: number of logits.
         widths: units of the hidden layers.
+        activation: ``"relu"`` or ``"silu"``.
         initializer: ``"torch"`` or, for softmax regression, ``"zeros"``.
         mean, std: normalisation per channel inside the model, off by default.
         dtype: of the computation; parameters are float32, logits at least.
@@ -24,6 +25,7 @@ class MLP(nn.Module):
 
     classes: int
     widths: tuple[int, ...] = (128,)
+    activation: Activation = "relu"
     initializer: Initializer = "torch"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -33,9 +35,10 @@ class MLP(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images ``[batch, ...]`` to logits ``[batch, classes]``."""
         del train
+        activate = activation(self.activation)
         x = Normalize(self.mean, self.std, self.dtype)(images).reshape(images.shape[0], -1)
         for number, width in enumerate(self.widths):
-            x = nn.relu(Dense(width, self.initializer, self.dtype, name=f"dense_{number}")(x))
+            x = activate(Dense(width, self.initializer, self.dtype, name=f"dense_{number}")(x))
         return Dense(self.classes, self.initializer, logits_dtype(self.dtype), name="head")(x)
 
 

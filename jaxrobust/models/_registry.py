@@ -12,6 +12,7 @@ from ._m5 import M5
 from ._mlp import MLP, Linear
 from ._preact_resnet import PreActResNet18
 from ._vit import vit_b16, vit_small
+from ._wide_resnet import WideResNet, wrn_28_10, wrn_34_10
 
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "linear": Linear,
@@ -19,12 +20,15 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": SmallCNN,
     "cnn4": CNN4,
     "preact_resnet18": PreActResNet18,
+    "wide_resnet": WideResNet,
+    "wrn_28_10": wrn_28_10,
+    "wrn_34_10": wrn_34_10,
     "vit_small": vit_small,
     "vit_b16": vit_b16,
     "m5": M5,
 }
 _WITH_BATCH_NORM = ("small_cnn", "cnn4", "preact_resnet18")
-_ALWAYS_BATCH_NORM = ("m5",)
+_ALWAYS_BATCH_NORM = ("wide_resnet", "wrn_28_10", "wrn_34_10", "m5")
 
 
 def names() -> tuple[str, ...]:
@@ -43,8 +47,10 @@ def create(
         image_shape: ``(height, width, channels)``, for ``"m5"`` ``(samples, channels)``. It decides the stem of
             ``"preact_resnet18"`` (the large one from 128 pixels) and the patches of ``"vit_small"`` (4x4 up to 64
             pixels, else 16x16).
-        batch_norm: whether to use batch norm; only for networks that have a version with it. ``"m5"`` always has it.
-        **options: further attributes of the module, e.g. ``widths=(256, 256)`` for the MLP.
+        batch_norm: whether to use batch norm; only for networks that have a version with it. ``"m5"`` and the wide
+            residual networks always have it.
+        **options: further attributes of the module, e.g. ``widths=(256, 256)`` for the MLP, or ``depth=16, width=4``
+            for ``"wide_resnet"``.
 
     Raises:
         ValueError: for an unknown name, listing the names, an image shape of the wrong kind, or batch norm where there

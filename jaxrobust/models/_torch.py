@@ -17,10 +17,12 @@ from ._preact_resnet import PreActResNet
 from ._torch_names import match_names, torch_name
 from ._variables import Shape, differences, expected_shapes, listed, misfit, to_float32
 from ._vit import ViT
+from ._wide_resnet import WideResNet
 
 Arrays = dict[str, Any]
 FlattenOrder = Literal["chw", "hwc"]
 _WRAPPERS = ("module.", "model.", "_orig_mod.")  # DataParallel, Lightning and others, torch.compile
+_NEVER_APPLIED = "sub_block1."
 _FUSED = ("query", "key", "value")
 _BUFFERS = {"mean": "mean", "mu": "mean", "std": "std", "sigma": "std"}
 
@@ -42,16 +44,24 @@ def from_torch(
     * for ``Linear``, ``MLP``, ``CNN4``, ``SmallCNN`` and ``M5`` the numbers of an ``nn.Sequential`` (``0.weight``,
       ``2.weight``), taken in order, and names that count from one (``conv1``, ``bn1``, ``fc1``);
     * for a ``PreActResNet`` the names of most code for CIFAR (``conv1``, ``layer1.0.bn1``, ``layer2.0.shortcut.0``,
-      ``linear``);
+      ``bn``, ``linear``);
+    * for a ``WideResNet`` those of TRADES and RobustBench (``conv1``, ``block1.layer.0.bn1``,
+      ``block2.layer.0.convShortcut``, ``bn1``, ``fc``) and those of Gowal et al. (``init_conv``,
+      ``layer.0.block.0.batchnorm_0``, ``batchnorm``, ``logits``);
     * for a ``ViT`` those of timm (``patch_embed.proj``, ``blocks.0.attn.qkv``, ``head``).
 
-    Counters of batches are ignored, and a prefix ``module.`` or ``model.`` of all names is dropped. Buffers of a
-    normalisation (``mean`` or ``mu``, ``std`` or ``sigma``) are not loaded, but must equal those of the model.
+    Counters of batches are ignored, and so is the ``sub_block1`` of a ``WideResNet``, which the code of TRADES makes but
+    never applies. A prefix ``module.`` or ``model.`` of all names is dropped. Buffers of a normalisation (``mean`` or
+    ``mu``, ``std`` or ``sigma``) are not loaded, but must equal those of the model.
 
-    Names and shapes do not tell everything. A ``PreActResNet`` here has its shortcuts start after the first ReLU of
-    the block, while some implementations with the same names let them start at its input; timm's transformers have
-    ``gelu="exact"``; and a normalisation outside the module is not in its state dict. Compare logits, or at
-    least the accuracy.
+    Names and shapes do not tell everything; compare logits, or at least the accuracy:
+
+    * activations have no names, and a normalisation outside the module is not in its state dict;
+    * a ``PreActResNet`` here has its shortcuts start after the first activation of the block, while some
+      implementations with the same names let them start at its input;
+    * a ``WideResNet`` needs the default padding with the names of Gowal et al., and ``symmetric_padding=True`` with those
+      of TRADES and RobustBench;
+    * timm's transformers have ``gelu="exact"``.
 
     Args:
         model: the network, with ``batch_norm`` and the sizes that the module has.
@@ -82,7 +92,7 @@ def from_torch(
         >>> jax.tree.map(np.shape, variables["params"]["dense_0"]["linear"])
         {'bias': (3,), 'kernel': (4, 3)}
     """
-    supported = (MLP, CNN4, SmallCNN, M5, PreActResNet, ViT)
+    supported = (MLP, CNN4, SmallCNN, M5, PreActResNet, WideResNet, ViT)
     if not isinstance(model, supported):
         raise ValueError(
             f"cannot load PyTorch weights into {type(model).__name__}; choose one of Linear, "
@@ -94,6 +104,8 @@ def from_torch(
     paths = {torch_name(path): path for path in shapes}
     arrays, prefix = _select(state_dict, prefix)
     arrays = _without_normalization(arrays, model, image_shape[-1])
+    if isinstance(model, WideResNet):
+        arrays = {name: array for name, array in arrays.items() if not name.startswith(_NEVER_APPLIED)}
     names = match_names(
         model, tuple(paths), arrays, {name: theirs.removeprefix(prefix) for name, theirs in (key_map or {}).items()}
     )
@@ -197,11 +209,16 @@ def _advice(model: nn.Module, given: Collection[str], missing: Collection[str]) 
     if getattr(model, "batch_norm", batch_norm) != batch_norm:
         has = "has" if batch_norm else "has no"
         return f"The module {has} batch norm: make the network with batch_norm={batch_norm}"
-    if isinstance(model, PreActResNet) and not missing:
-        return (
-            "The module has layers that this network lacks; a norm before the last layer (bn) or in the shortcuts "
-            "(shortcut.1) makes another network of it, whose weights cannot be used here"
-        )
+    if isinstance(model, PreActResNet):
+        if model.final_norm and missing and all(name.startswith("norm.") for name in missing):
+            return "The module has no norm before the last layer: make the network with final_norm=False"
+        if not model.final_norm and not missing and any(name.startswith(("bn.", "norm.")) for name in given):
+            return "The module has a norm before the last layer: make the network with final_norm=True"
+        if not missing:
+            return (
+                "The module has layers that this network lacks; a norm in the shortcuts (shortcut.1) makes another "
+                "network of it, whose weights cannot be used here"
+            )
     return (
         "Compare the sizes and options of the network with the module's. Other names can be given by key_map or "
         "prefix; what is no part of the network must be left out of the state dict"

@@ -10,6 +10,7 @@ import flax.linen as nn
 from ._preact_resnet import PreActResNet
 from ._variables import listed
 from ._vit import ViT
+from ._wide_resnet import WideResNet
 
 Names = dict[str, str]
 """Our name of each tensor, such as ``"conv_0.weight"``, to theirs."""
@@ -26,7 +27,25 @@ _PREACT_RESNET = {
     "norm_1": "bn2",
     "conv_1": "conv2",
     "shortcut": "shortcut.0",
+    "norm": "bn",
     "head": "linear",
+}
+_WIDE_RESNET = {
+    "stem": "conv1",
+    "norm_0": "bn1",
+    "conv_0": "conv1",
+    "norm_1": "bn2",
+    "conv_1": "conv2",
+    "shortcut": "convShortcut",
+    "norm": "bn1",
+    "head": "fc",
+}
+_WIDE_RESNET_OF_GOWAL = {
+    "stem": "init_conv",
+    "norm_0": "batchnorm_0",
+    "norm_1": "batchnorm_1",
+    "norm": "batchnorm",
+    "head": "logits",
 }
 _VIT = {
     "embedding": "patch_embed.proj",
@@ -83,7 +102,10 @@ def _namings(model: nn.Module, own: Collection[str], given: Collection[str]) -> 
     """Our own names first, then what is customary for the network."""
     namings = [{name: name for name in own}]
     if isinstance(model, PreActResNet):
-        namings.append({name: _preact_resnet(name) for name in own})
+        namings.append({name: _residual(name, "layer{stage}.{block}", 1, _PREACT_RESNET) for name in own})
+    elif isinstance(model, WideResNet):
+        namings.append({name: _residual(name, "block{stage}.layer.{block}", 1, _WIDE_RESNET) for name in own})
+        namings.append({name: _residual(name, "layer.{stage}.block.{block}", 0, _WIDE_RESNET_OF_GOWAL) for name in own})
     elif isinstance(model, ViT):
         namings.append({name: _vit(name) for name in own})
     else:
@@ -98,10 +120,16 @@ def _namings(model: nn.Module, own: Collection[str], given: Collection[str]) -> 
     return namings
 
 
-def _preact_resnet(name: str) -> str:
-    """As in most PyTorch code for CIFAR: ``layer1.0.bn1``, ``layer2.0.shortcut.0``, ``linear``."""
-    name = re.sub(r"stage_(\d+)_block_(\d+)", lambda found: f"layer{int(found[1]) + 1}.{found[2]}", name)
-    return ".".join(_PREACT_RESNET.get(part, part) for part in name.split("."))
+def _residual(name: str, place: str, first: int, parts: Mapping[str, str]) -> str:
+    """A name within a residual network: that of its block, whose stages are counted from ``first``, and its parts'."""
+
+    def placed(found: re.Match[str]) -> str:
+        return place.format(stage=int(found[1]) + first, block=found[2])
+
+    return ".".join(
+        re.sub(r"stage_(\d+)_block_(\d+)", placed, part) if part.startswith("stage_") else parts.get(part, part)
+        for part in name.split(".")
+    )
 
 
 def _vit(name: str) -> str:

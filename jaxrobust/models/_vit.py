@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -142,28 +141,3 @@ def vit_small(classes: int, **options: Any) -> ViT:
     """
     preset = {"patch_size": 16, "width": 384, "depth": 12, "heads": 6, "mlp_width": 1536}
     return ViT(classes, **{**preset, **options})
-
-
-def trainable_mask(params: Mapping[str, Any], trainable: tuple[str, ...] = ("head",)) -> dict[str, Any]:
-    """``True`` for every parameter that is to be trained, ``False`` for those to be kept.
-
-    The last layer of every network here is called ``"head"``.
-
-    Args:
-        params: the network's parameters, ``variables["params"]``.
-        trainable: names of its parts that are to be trained.
-
-    Raises:
-        ValueError: for a name that is no part of the network.
-
-    Example:
-        >>> import optax
-        >>> mask = trainable_mask({"encoder": {"kernel": 1.0}, "head": {"kernel": 2.0}})
-        >>> mask
-        {'encoder': {'kernel': False}, 'head': {'kernel': True}}
-        >>> optimizer = optax.partition({True: optax.sgd(0.01), False: optax.set_to_zero()}, mask)
-    """
-    unknown = [name for name in trainable if name not in params]
-    if unknown:
-        raise ValueError(f"the network has no part {', '.join(unknown)}; its parts are {', '.join(params)}")
-    return {name: jax.tree.map(lambda _, on=name in trainable: on, part) for name, part in params.items()}

@@ -1,16 +1,30 @@
 """Training: state, objectives, steps, the loop, and populations of networks."""
 
+from ._averaging import AverageState as AverageState
+from ._averaging import Averaging as Averaging
+from ._averaging import ema as ema
+from ._averaging import recompute_batch_statistics as recompute_batch_statistics
+from ._averaging import swa as swa
+from ._checkpoints import CheckpointError as CheckpointError
 from ._checkpoints import Checkpoints as Checkpoints
+from ._checkpoints import latest_step as latest_step
 from ._checkpoints import restore_variables as restore_variables
+from ._evaluation import Evaluation as Evaluation
 from ._fit import NonFiniteLossError as NonFiniteLossError
 from ._fit import fit as fit
 from ._metrics import MetricsLog as MetricsLog
 from ._metrics import read_metrics as read_metrics
+from ._objectives import AdversarialObjective as AdversarialObjective
 from ._objectives import Aux as Aux
 from ._objectives import Batch as Batch
+from ._objectives import BatchNormMode as BatchNormMode
 from ._objectives import Objective as Objective
 from ._objectives import adversarial as adversarial
+from ._objectives import awp as awp
+from ._objectives import mart as mart
+from ._objectives import mixture as mixture
 from ._objectives import standard as standard
+from ._objectives import trades as trades
 from ._population import OptimizerFactory as OptimizerFactory
 from ._population import Population as Population
 from ._population import choose_population_mode as choose_population_mode
@@ -21,5 +35,8 @@ from ._state import Apply as Apply
 from ._state import TrainState as TrainState
 from ._state import init_state as init_state
 from ._state import linen_apply as linen_apply
+from ._step import Augment as Augment
 from ._step import TrainStep as TrainStep
 from ._step import make_train_step as make_train_step
+from ._stopping import EXIT_TERMINATED as EXIT_TERMINATED
+from ._stopping import Terminated as Terminated

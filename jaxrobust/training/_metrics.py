@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxrobust.files import write_text
+
 
 class MetricsLog:
     """Writes ``metrics.jsonl`` (and TensorBoard events) in a folder, one record per call.
@@ -28,10 +30,8 @@ class MetricsLog:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "metrics.jsonl"
         kept = [record for record in read_metrics(path) if record["step"] <= resume_step]
-        self._file = path.open("w")
-        for record in kept:
-            self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._file = path.open("a")
         self._writer: Any = None
         if tensorboard:
             try:
@@ -50,6 +50,11 @@ class MetricsLog:
         if self._writer is not None:
             for name, value in metrics.items():
                 self._writer.add_scalar(name, value, step)
+
+    def write_event(self, step: int, name: str, value: float) -> None:
+        """Write one number to TensorBoard alone: what differs from run to run and so is no metric."""
+        if self._writer is not None:
+            self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Close the files."""

@@ -75,7 +75,7 @@ def train_population(
         images: training images ``[n, height, width, channels]``, uint8 or floating point; they must fit the device.
         labels: classes ``[n]``.
         optimizer: makes an Optax optimizer from a learning rate, e.g.
-            ``lambda rate: optimizers.sgd(optimizers.step_decay(rate, total_steps))``. A later call with the same
+            ``lambda rate: optimizers.sgd(schedules.step_decay(rate, total_steps))``. A later call with the same
             function object, model, objective, augmentation and shapes compiles nothing again.
         learning_rates: one per member.
         seeds: one per member.

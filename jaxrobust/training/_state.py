@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ._averaging import AverageState, Averaging
+
 
 class TrainState(NamedTuple):
     """Everything a training step reads and writes; a pytree.
@@ -20,6 +22,8 @@ class TrainState(NamedTuple):
         model_state: the other variable collections, e.g. ``{"batch_stats": ...}``; empty without batch norm.
         opt_state: state of the Optax optimizer.
         key: random key of the run; step ``t`` uses ``fold_in(key, t)``, so a resumed run draws the same numbers.
+        average: averaged parameters, see :class:`Averaging`; ``None`` without averaging.
+        memory: what else a method remembers from step to step; ``None`` for most.
     """
 
     step: jax.Array
@@ -27,11 +31,22 @@ class TrainState(NamedTuple):
     model_state: Any
     opt_state: Any
     key: jax.Array
+    average: AverageState | None = None
+    memory: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
         """Parameters and model state together, as ``model.apply`` takes them."""
         return {"params": self.params, **self.model_state}
+
+    @property
+    def averaged_variables(self) -> dict[str, Any]:
+        """The averaged parameters with the current model state; without averaging, the variables themselves.
+
+        Batch-norm statistics are those of the last step, not averaged (Wang et al., 2023). Stochastic weight averaging
+        wants them computed anew, see :func:`recompute_batch_statistics`.
+        """
+        return self.variables if self.average is None else {"params": self.average.params, **self.model_state}
 
 
 class Apply(Protocol):
@@ -63,7 +78,12 @@ def linen_apply(model: nn.Module) -> Apply:
 
 
 def init_state(
-    model: nn.Module, key: jax.Array, images: jax.Array, optimizer: optax.GradientTransformation
+    model: nn.Module,
+    key: jax.Array,
+    images: jax.Array,
+    optimizer: optax.GradientTransformation,
+    *,
+    averaging: Averaging | None = None,
 ) -> TrainState:
     """Initial state of a Flax Linen module for images of the given shape and dtype (values are not read).
 
@@ -72,11 +92,19 @@ def init_state(
         key: of the run; one half draws the parameters.
         images: one batch, ``[batch, height, width, channels]``.
         optimizer: whose state is made for the parameters.
+        averaging: how parameters are averaged over the steps, if at all; give it to :func:`make_train_step` as well.
     """
     init_key, run_key = jax.random.split(key)
     variables = dict(_init_variables(model, init_key, images))
     params = variables.pop("params")
-    return TrainState(jnp.zeros((), jnp.int32), params, variables, optimizer.init(params), run_key)
+    return TrainState(
+        jnp.zeros((), jnp.int32),
+        params,
+        variables,
+        optimizer.init(params),
+        run_key,
+        None if averaging is None else averaging.init(params),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)  # compiling the random draws takes seconds, so once per model

@@ -37,6 +37,7 @@ TABLE = {
     "fgsm": _gradient(attacks.fgsm),
     "bim": _gradient(lambda threat: attacks.bim(threat, steps=2)),
     "pgd": _gradient(lambda threat: attacks.pgd(threat, steps=2)),
+    "trades_pgd": _gradient(lambda threat: attacks.trades_pgd(threat, steps=2)),
     "pgd_best": _gradient(lambda threat: attacks.pgd(threat, steps=2, restarts=2, keep_best=True), ("Linf",)),
     "pgd_dlr": _gradient(lambda threat: attacks.pgd(threat, steps=2, loss=losses.dlr), ("L2",)),
     "multi_targeted_pgd": _gradient(lambda threat: attacks.multi_targeted_pgd(threat, steps=2, targets=2), ("Linf",)),

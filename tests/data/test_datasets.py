@@ -46,8 +46,10 @@ def test_holdout_is_stratified_and_disjoint():
     assert len(part.test_images) == 144
     whole = {image.tobytes() for image in dataset.test_images}
     assert not whole & {image.tobytes() for image in part.test_images}
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        data.holdout(dataset, 1.5)
+    assert len(data.holdout(dataset, 100).test_images) == 100
+    for size in (1.5, 1.0, 0, -0.1, 1437):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            data.holdout(dataset, size)
 
 
 def test_to_float():

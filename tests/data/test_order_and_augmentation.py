@@ -4,8 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxrobust import data
+from jaxrobust.data._augment import _rotate
+
+rotate = jax.jit(_rotate)
 
 
 def test_each_epoch_is_another_permutation():
@@ -78,8 +82,45 @@ def test_crop_shifts_with_zeros(key):
     np.testing.assert_array_equal(data.random_crop(key, IMAGES, padding=0), IMAGES)
 
 
+@pytest.mark.parametrize("degrees", [-150.0, -90.0, -33.0, -15.0, 0.0, 2.5, 15.0, 90.0])
+@pytest.mark.parametrize("shape", [(32, 32, 3), (10, 14, 3)])
+def test_rotation_is_that_of_pil(degrees, shape):
+    """Nearest neighbour, zeros outside. PIL computes in fixed point, which may decide a tie otherwise."""
+    image = np.random.default_rng(0).integers(1, 256, shape, dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.NEAREST))
+    found = np.asarray(rotate(image, np.float32(np.radians(degrees))))
+    assert found.dtype == np.uint8
+    assert (found != expected).any(-1).sum() <= 2
+
+
+def test_rotation_is_random_within_the_limit(key):
+    """A bright pixel on the right of the centre tells the angle."""
+    images = np.zeros((200, 65, 65, 1), np.float32)
+    images[:, 32, 62] = 1
+    rows, columns = np.nonzero(np.asarray(jax.jit(data.random_rotation(15))(key, images))[..., 0])[1:]
+    angles = np.degrees(np.arctan2(32.0 - rows, columns - 32.0))
+    assert np.abs(angles).max() < 16
+    assert angles.min() < -12
+    assert angles.max() > 12
+    assert abs(angles.mean()) < 2
+
+
+def test_rotation_limits(key):
+    np.testing.assert_array_equal(jax.jit(data.random_rotation(0))(key, IMAGES), IMAGES)
+    assert jax.eval_shape(data.random_rotation(90), key, IMAGES.astype(jnp.float16)).dtype == jnp.float16
+    for degrees in (-1, 181):
+        with pytest.raises(ValueError, match=r"degrees must lie in \[0, 180\]"):
+            data.random_rotation(degrees)
+
+
 @pytest.mark.parametrize(
-    "augment", [data.random_flip, data.random_crop, data.compose(data.random_flip, data.random_crop)]
+    "augment",
+    [
+        data.random_flip,
+        data.random_crop,
+        data.random_rotation(15),
+        data.compose(data.random_flip, data.random_crop, data.random_rotation(15)),
+    ],
 )
 def test_augmentation_depends_on_the_examples_own_key(augment, key):
     keys = jax.random.split(key, 40)

@@ -84,6 +84,73 @@ def test_integer_images_are_refused():
         models.Linear(2).init(KEY, jnp.zeros((1, 2, 2, 3), jnp.uint8))
 
 
+def test_normal_initialiser():
+    kernel = _layers.he_init(50)(KEY, (5, 10, 400), jnp.float32)
+    scores = np.asarray(kernel).ravel() / 0.2
+    errors = 1 / math.sqrt(len(scores))
+    assert abs(scores.mean()) < 5 * errors
+    assert abs(scores.var() - 1) < 5 * math.sqrt(2) * errors
+    assert abs((np.abs(scores) < 1.959964).mean() - 0.95) < 5 * 0.22 * errors
+    conv = _layers.Conv(100, (3, 3), padding=1, use_bias=False, initializer="he")
+    variance = np.var(conv.init(KEY, jnp.zeros((1, 4, 4, 20)))["params"]["conv"]["kernel"])
+    np.testing.assert_allclose(variance, 2 / (9 * 100), rtol=6 * math.sqrt(2 / (9 * 20 * 100)))
+
+
+@pytest.mark.parametrize(("size", "zeros"), [(6, (0, 1)), (7, (1, 1))])
+def test_padding_of_strided_convolutions(size, zeros):
+    """An even side gets its zeros at the end, an odd one on both sides: half the side, rounded up, remains."""
+    x = jax.random.normal(KEY, (2, size, size, 3))
+    conv = _layers.Conv(4, (3, 3), 2, "SAME", use_bias=False)
+    y, variables = conv.init_with_output(KEY, x)
+    assert y.shape == (2, -(-size // 2), -(-size // 2), 4)
+    padded = np.pad(x, ((0, 0), zeros, zeros, (0, 0)))
+    kernel = np.asarray(variables["params"]["conv"]["kernel"])
+    for row, column in ((0, 0), (1, 2), (y.shape[1] - 1, y.shape[2] - 1)):
+        window = padded[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
+        expected = np.tensordot(window, kernel, 3)
+        np.testing.assert_allclose(y[:, row, column], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_activations():
+    x = jnp.array([-2.0, 0.0, 3.0])
+    np.testing.assert_array_equal(_layers.activation("relu")(x), [0, 0, 3])
+    np.testing.assert_allclose(_layers.activation("silu")(x), x / (1 + np.exp(-x)), rtol=1e-6)
+    with pytest.raises(ValueError, match="unknown activation 'swish'; choose relu or silu"):
+        _layers.activation("swish")
+
+
+def test_dropout():
+    x = jax.random.uniform(KEY, (10, 4, 4, 20), minval=1.0, maxval=2.0)
+    dropout = _layers.Dropout(0.3)
+    assert (dropout.apply({}, x, False) == x).all()
+    y, other = (dropout.apply({}, x, True, rngs={"dropout": jax.random.key(seed)}) for seed in (0, 1))
+    kept = y != 0
+    np.testing.assert_allclose(y[kept], (x / 0.7)[kept], rtol=1e-6)
+    for share, expected in ((kept.mean(), 0.7), ((kept == (other != 0)).mean(), 0.7**2 + 0.3**2)):
+        assert abs(share - expected) < 5 * 0.5 / math.sqrt(x.size)
+    with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got 1"):
+        _layers.Dropout(1.0).apply({}, x, False)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.99])
+def test_batch_norm_momentum(momentum):
+    norm = _layers.Norm(True, momentum=momentum)
+    x = 3 * jax.random.normal(KEY, (50, 2)) + jnp.array([1.0, -2.0])
+    variables = norm.init(KEY, x, False)
+    for _ in range(2):
+        _, state = norm.apply(variables, x, True, mutable=["batch_stats"])
+        variables = {**variables, **state}
+    stats, left = variables["batch_stats"]["batch_norm"], momentum**2
+    np.testing.assert_allclose(stats["mean"], (1 - left) * x.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(stats["var"], left + (1 - left) * x.var(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("momentum", [1.0, -0.1])
+def test_momentum_out_of_range(momentum):
+    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), got .*1 minus PyTorch's momentum"):
+        _layers.Norm(True, momentum=momentum).init(KEY, jnp.zeros((2, 2)), False)
+
+
 def test_batch_norm_statistics():
     norm = _layers.Norm(True)
     x = 3 * jax.random.normal(KEY, (5, 4, 4, 2)) + jnp.array([1.0, -2.0])

@@ -21,6 +21,10 @@ NETWORKS = {
     "small_cnn with batch norm": (models.SmallCNN(3, (4, 6), batch_norm=True, std=STD), (9, 8, 2)),
     "preact_resnet": (models.PreActResNet(3, (2, 1), width=3, std=STD), (9, 8, 2)),
     "preact_resnet with batch norm": (models.PreActResNet(3, (1, 2), width=3, batch_norm=True), (9, 8, 2)),
+    "preact_resnet with final norm": (
+        models.PreActResNet(3, (1, 1), width=3, batch_norm=True, final_norm=True),
+        (9, 8, 2),
+    ),
     "preact_resnet, large": (models.PreActResNet(3, (1, 1), width=3, stem="large"), (19, 16, 2)),
 }
 
@@ -81,6 +85,26 @@ def test_bound_of_softmax_regression_is_the_norm_of_its_jacobian():
     for p in (1, 2, math.inf):
         bound = curvature.lipschitz_upper_bound(layers, p)
         np.testing.assert_allclose(bound, np.linalg.norm(np.asarray(jacobian), p), rtol=1e-4)
+
+
+@pytest.mark.parametrize("final_norm", [False, True])
+def test_slope_of_silu_counts_once_per_activation(final_norm):
+    model = models.PreActResNet(3, (2, 1), width=2, batch_norm=True, final_norm=final_norm)
+    shape = (6, 6, 1)
+    variables = positive_variables(model, shape)
+    relu, silu = (models.lipschitz_layers(model.clone(activation=name), variables, shape) for name in ("relu", "silu"))
+
+    def flat(layers):
+        parts = ((*flat(layer.shortcut), *flat(layer.branch)) if nested(layer) else (layer,) for layer in layers)
+        return [layer for part in parts for layer in part]
+
+    def nested(layer):
+        return isinstance(layer, curvature.Residual)
+
+    slopes = [layer.constant for layer in flat(silu) if isinstance(layer, curvature.Elementwise)]
+    assert slopes == [curvature.ACTIVATION_CONSTANTS["silu"]] * (2 * 3 + final_norm)
+    assert not any(isinstance(layer, curvature.Elementwise) for layer in flat(relu))
+    assert len(flat(silu)) == len(flat(relu)) + len(slopes)
 
 
 def test_no_slope_exceeds_the_bound():

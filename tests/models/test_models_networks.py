@@ -21,6 +21,11 @@ NETWORKS = {
     "small_cnn with batch norm": (models.SmallCNN(3, (4, 6), batch_norm=True), (8, 8, 2)),
     "preact_resnet": (models.PreActResNet(3, (1, 1), width=4), (8, 8, 2)),
     "preact_resnet with batch norm": (models.PreActResNet(3, (1, 1), width=4, batch_norm=True), (8, 8, 2)),
+    "preact_resnet with final norm": (
+        models.PreActResNet(3, (1, 1), width=4, batch_norm=True, final_norm=True, activation="silu"),
+        (8, 8, 2),
+    ),
+    "wide_resnet": (models.WideResNet(3, depth=10, width=1), (8, 8, 2)),
     "vit": (models.ViT(3, **VIT), (8, 8, 2)),
     "m5": (models.M5(3, features=(4, 5, 6, 7)), (1024, 2)),
 }
@@ -64,14 +69,29 @@ def network(request):
         ("preact_resnet18", 10, (32, 32, 3), 11_164_362),
         ("preact_resnet18", 100, (32, 32, 3), 11_210_532),
         ("preact_resnet18", 10, (224, 224, 3), 11_172_042),
+        ("wrn_28_10", 10, (32, 32, 3), 36_479_194),
+        ("wrn_28_10", 100, (32, 32, 3), 36_536_884),
+        ("wrn_34_10", 10, (32, 32, 3), 46_160_474),
         ("m5", 10, (8000, 1), 559_114),
         ("vit_b16", 1000, (224, 224, 3), 86_567_656),
         ("vit_small", 1000, (224, 224, 3), 22_050_664),
     ],
 )
 def test_number_of_parameters(name, classes, shape, expected):
-    variables = jax.eval_shape(models.create(name, classes, shape).init, KEY, jnp.zeros((1, *shape)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == expected
+    assert count(models.create(name, classes, shape), shape) == expected
+
+
+def count(model, shape):
+    params = jax.eval_shape(model.init, KEY, jnp.zeros((1, *shape)))["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def test_number_of_parameters_with_norms():
+    # Two for each channel that enters a norm: 4 * 64, then 64 + 3 * 128, 128 + 3 * 256, 256 + 3 * 512 in the blocks,
+    # 512 after them.
+    model, shape = models.PreActResNet18(10, batch_norm=True), (32, 32, 3)
+    assert count(model, shape) == 11_164_362 + 2 * (256 + 448 + 896 + 1792)
+    assert count(model.clone(final_norm=True), shape) == 11_172_170
 
 
 def test_cnn4_feature_map():
@@ -102,10 +122,12 @@ def test_logits_of_every_network(network):
     # An image's logits do not depend on the rest of the batch.
     swapped = jax.jit(model.apply)(variables, images[::-1])
     np.testing.assert_allclose(swapped[::-1], logits, rtol=1e-5, atol=1e-6)
-    assert ("batch_stats" in variables) == getattr(model, "batch_norm", isinstance(model, models.M5))
+    assert ("batch_stats" in variables) == getattr(
+        model, "batch_norm", isinstance(model, (models.M5, models.WideResNet))
+    )
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn4 with batch norm", "preact_resnet with batch norm", "vit"])
+@pytest.mark.parametrize("name", ["mlp", "cnn4 with batch norm", "preact_resnet with batch norm", "wide_resnet", "vit"])
 def test_half_precision_keeps_parameters_and_logits_in_float32(name):
     model, shape = NETWORKS[name]
     half = model.clone(dtype=jnp.bfloat16)
@@ -133,7 +155,7 @@ def test_types_of_gradients_in_half_precision_training(network):
     )
 
 
-@pytest.mark.parametrize("name", ["cnn4 with batch norm", "preact_resnet with batch norm", "vit"])
+@pytest.mark.parametrize("name", ["cnn4 with batch norm", "preact_resnet with batch norm", "wide_resnet", "vit"])
 def test_double_precision(float64, name):
     variables, images, logits = example(name)
     double = jax.jit(NETWORKS[name][0].clone(dtype=jnp.float64).apply)(variables, images)
@@ -141,7 +163,7 @@ def test_double_precision(float64, name):
     np.testing.assert_allclose(double, logits, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn4", "small_cnn", "preact_resnet", "vit", "m5"])
+@pytest.mark.parametrize("name", ["mlp", "cnn4", "small_cnn", "preact_resnet", "wide_resnet", "vit", "m5"])
 def test_normalisation_is_inside(name):
     mean, std = (0.4, 0.6), (0.2, 0.5)
     variables, images, logits = example(name)
@@ -169,6 +191,52 @@ def test_preact_resnet_without_batch_norm_is_homogeneous():
     centred = logits - variables["params"]["head"]["linear"]["bias"]
     assert jnp.abs(centred[0]).max() > 1e-3
     np.testing.assert_allclose(centred, factors * centred[0], atol=1e-5 * jnp.abs(centred).max())
+
+
+def test_final_norm_acts_on_the_last_feature_map():
+    model = NETWORKS["preact_resnet with final norm"][0]
+    variables, images, logits = example("preact_resnet with final norm")
+    _, state = model.apply(variables, images, capture_intermediates=True)
+    x = state["intermediates"]["stage_1_block_0"]["__call__"][0]
+    params, statistics = (variables[name]["norm"]["batch_norm"] for name in ("params", "batch_stats"))
+    x = (x - statistics["mean"]) / jnp.sqrt(statistics["var"] + 1e-5) * params["scale"] + params["bias"]
+    head = variables["params"]["head"]["linear"]
+    expected = (x / (1 + jnp.exp(-x))).mean((1, 2)) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"final_norm=True is a batch norm, .* add batch_norm=True"):
+        jax.eval_shape(model.clone(batch_norm=False).init, KEY, images)
+
+
+def test_recomputing_blocks_changes_nothing():
+    model, _ = NETWORKS["preact_resnet with final norm"]
+    variables, images, _ = example("preact_resnet with final norm")
+
+    def loss(model, params):
+        logits, state = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
+        return jnp.square(logits).sum(), (logits, state)
+
+    kept, recomputed = (
+        jax.jit(jax.value_and_grad(functools.partial(loss, model.clone(remat=remat)), has_aux=True))
+        for remat in (False, True)
+    )
+    (value, aux), gradients = recomputed(variables["params"])
+    (expected_value, expected_aux), expected_gradients = kept(variables["params"])
+    assert jax.tree.structure((aux, gradients)) == jax.tree.structure((expected_aux, expected_gradients))
+    np.testing.assert_allclose(value, expected_value, rtol=1e-6)
+    for ours, expected in zip(
+        jax.tree.leaves((aux, gradients)), jax.tree.leaves((expected_aux, expected_gradients)), strict=True
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 * jnp.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["preact_resnet with final norm", "wide_resnet"])
+def test_every_block_is_recomputed(name):
+    variables, images, _ = example(name)
+    for remat, blocks in ((False, 0), (True, sum("block" in part for part in variables["params"]))):
+        model = NETWORKS[name][0].clone(remat=remat)
+        equations = jax.make_jaxpr(model.apply)(variables, images).eqns
+        assert sum(equation.primitive.name in ("remat2", "checkpoint") for equation in equations) == blocks
+        assert jax.tree.structure(jax.eval_shape(model.init, KEY, images)) == jax.tree.structure(variables)
 
 
 def test_residual_network_for_any_image_size():
@@ -227,6 +295,12 @@ def test_create():
     assert models.create("vit_small", 10, (224, 224, 3)).patch_size == 16
     assert models.create("vit_b16", 10, (224, 224, 3)).mean == (0.5, 0.5, 0.5)
     assert models.create("linear", 3, (64,), initializer="zeros") == models.Linear(3, initializer="zeros")
+    robust = models.create("preact_resnet18", 10, (32, 32, 3), batch_norm=True, final_norm=True, activation="silu")
+    assert robust == models.PreActResNet18(10, batch_norm=True, final_norm=True, activation="silu")
+    assert models.create("wrn_28_10", 10, (32, 32, 3), batch_norm=True) == models.WideResNet(10)
+    assert models.create("wide_resnet", 10, (32, 32, 3), depth=16, width=4) == models.WideResNet(10, 16, 4)
+    original = models.create("wrn_34_10", 10, (32, 32, 3), dropout=0.3)
+    assert original == models.WideResNet(10, 34, 10, "relu", symmetric_padding=True, momentum=0.9, dropout=0.3)
     assert isinstance(models.create("m5", 35, (8000, 1), batch_norm=True), models.M5)
     assert set(models.names()) > {"linear", "mlp", "cnn4", "small_cnn", "preact_resnet18", "vit_b16", "m5"}
 
@@ -238,7 +312,11 @@ def test_create_errors():
         models.create("mlp", 10, (28, 28, 1), batch_norm=True)
     with pytest.raises(ValueError, match=r"must be \(height, width, channels\), got \(28, 28\)"):
         models.create("cnn4", 10, (28, 28))
+    with pytest.raises(ValueError, match=r"'wrn_28_10' must be \(height, width, channels\), got \(32, 32\)"):
+        models.create("wrn_28_10", 10, (32, 32))
     with pytest.raises(ValueError, match=r"must be \(samples, channels\)"):
         models.create("m5", 10, (8000,))
     with pytest.raises(ValueError, match="choose small or large"):
         jax.eval_shape(models.PreActResNet18(2, stem="tiny").init, KEY, jnp.zeros((1, 8, 8, 3)))
+    with pytest.raises(ValueError, match="unknown activation 'tanh'; choose relu or silu"):
+        jax.eval_shape(models.PreActResNet18(2, activation="tanh").init, KEY, jnp.zeros((1, 8, 8, 3)))

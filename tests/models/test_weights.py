@@ -26,6 +26,9 @@ NETWORKS = {
     "small_cnn": ((4, 8, 3), {"features": (3, 5), "batch_norm": True}),
     "cnn4": ((5, 6, 2), {"batch_norm": True}),
     "preact_resnet18": ((8, 8, 3), {"width": 2, "batch_norm": True}),
+    "wide_resnet": ((8, 8, 3), {"depth": 16, "width": 2}),
+    "wrn_28_10": ((8, 8, 3), {"depth": 10, "width": 1}),
+    "wrn_34_10": ((8, 8, 3), {"depth": 10, "width": 2}),
     "vit_small": ((8, 12, 3), SMALL),
     "vit_b16": ((32, 16, 3), SMALL),
     "m5": ((4000, 1), {"features": (2, 3, 4, 5)}),
@@ -192,6 +195,67 @@ def test_customary_names_of_residual_networks():
         models.from_torch(model, state_dict, shape)
 
 
+def test_customary_name_of_the_final_norm():
+    shape, options = NETWORKS["preact_resnet18"]
+    plain = models.create("preact_resnet18", 3, shape, **options)
+    model = plain.clone(final_norm=True)
+    variables = random_variables(model, shape)
+    pairs = [("^head", "linear"), ("^stem", "conv1"), ("norm_0", "bn1"), ("norm_1", "bn2"), ("conv_1", "conv2")]
+    pairs += [("conv_0", "conv1"), ("shortcut", "shortcut.0"), (r"stage_(\d)_block_", r"layer\1."), ("^norm", "bn")]
+    state_dict = rename(to_torch(variables), *pairs)
+    state_dict = rename(state_dict, *((f"^layer{stage}", f"layer{stage + 1}") for stage in (3, 2, 1, 0)))
+    assert {"bn.running_mean", "layer1.0.bn1.weight", "layer4.0.shortcut.0.weight"} <= state_dict.keys()
+    assert_equal(models.from_torch(model, state_dict, shape), variables)
+    with pytest.raises(ValueError, match=r"Not in the network: bn\.bias, .*make the network with final_norm=True"):
+        models.from_torch(plain, state_dict, shape)
+    without = {name: value for name, value in state_dict.items() if not name.startswith("bn.")}
+    with pytest.raises(ValueError, match=r"Missing: bn\.bias \(for norm.*make the network with final_norm=False"):
+        models.from_torch(model, without, shape)
+
+
+def wide_resnet_names(naming):
+    if naming == "gowal":
+        pairs = [("^stem", "init_conv"), ("norm_", "batchnorm_"), (r"^norm\.", "batchnorm."), ("^head", "logits")]
+        return [*pairs, (r"^stage_(\d)_block_", r"layer.\1.block.")]
+    pairs = [("conv_1", "conv2"), ("conv_0", "conv1"), ("norm_0", "bn1"), ("norm_1", "bn2"), (r"^norm\.", "bn1.")]
+    pairs += [("^stem", "conv1"), ("^head", "fc"), ("shortcut", "convShortcut")]
+    return pairs + [(f"^stage_{stage}_block_", f"block{stage + 1}.layer.") for stage in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("naming", "expected"),
+    [
+        ("gowal", {"init_conv.weight", "layer.2.block.1.batchnorm_0.running_var", "layer.1.block.0.shortcut.weight"}),
+        ("trades", {"conv1.weight", "block3.layer.1.bn1.running_var", "block2.layer.0.convShortcut.weight"}),
+    ],
+)
+def test_customary_names_of_wide_residual_networks(naming, expected):
+    model, shape = create("wide_resnet")
+    variables = random_variables(model, shape)
+    state_dict = rename(to_torch(variables), *wide_resnet_names(naming))
+    assert not state_dict.keys() & {name for name in to_torch(variables) if "conv_" not in name}
+    assert expected <= state_dict.keys()
+    assert_equal(models.from_torch(model, state_dict, shape), variables)
+    assert_equal(
+        models.from_torch(model, {f"module.{name}": value for name, value in state_dict.items()}, shape), variables
+    )
+    state_dict["surplus.weight"] = state_dict.pop(min(expected))
+    with pytest.raises(ValueError, match=rf"Missing: {min(expected)} \(for stem\.weight\)|Missing: {min(expected)} \("):
+        models.from_torch(model, state_dict, shape)
+
+
+def test_layers_that_trades_never_applies_are_ignored():
+    model, shape = create("wide_resnet")
+    variables = random_variables(model, shape)
+    state_dict = rename(to_torch(variables), *wide_resnet_names("trades"))
+    copies = {name.replace("block1", "sub_block1"): value for name, value in state_dict.items() if "block1" in name}
+    assert "sub_block1.layer.0.conv1.weight" in copies
+    assert_equal(models.from_torch(model, state_dict | copies, shape), variables)
+    model, shape = create("preact_resnet18")
+    with pytest.raises(ValueError, match="Not in the network: sub_block1"):
+        models.from_torch(model, to_torch(random_variables(model, shape)) | copies, shape)
+
+
 def fused(variables):
     """The state dict of a ViT under timm's names."""
     state_dict = to_torch(variables)
@@ -323,9 +387,9 @@ def test_batch_norm_that_only_one_side_has(cnn):
             models.from_torch(model, module, shape)
 
 
-@pytest.mark.parametrize("extra", ["bn.weight", "layer2.0.shortcut.1.weight"])
-def test_residual_networks_with_further_norms_are_refused(extra):
+def test_residual_networks_with_norms_in_the_shortcuts_are_refused():
     model, shape = create("preact_resnet18")
+    extra = "layer2.0.shortcut.1.weight"
     state_dict = to_torch(random_variables(model, shape)) | {extra: np.ones(2)}
     with pytest.raises(
         ValueError, match=rf"Not in the network: {extra}\. The module has layers .* cannot be used here"

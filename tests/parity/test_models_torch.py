@@ -30,25 +30,29 @@ class CNN4(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, inputs, outputs, stride, batch_norm):
+    """``one_sided`` pads a strided convolution at the bottom and on the right."""
+
+    def __init__(self, inputs, outputs, stride, batch_norm, act=F.relu, momentum=0.1, one_sided=False):
         super().__init__()
-        norm = nn.BatchNorm2d if batch_norm else lambda _: nn.Identity()
+        norm = functools.partial(nn.BatchNorm2d, momentum=momentum) if batch_norm else lambda _: nn.Identity()
         self.norm_0, self.norm_1 = norm(inputs), norm(outputs)
-        self.conv_0 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.act, self.zeros = act, (0, 1, 0, 1) if one_sided and stride == 2 else (1, 1, 1, 1)
+        self.conv_0 = nn.Conv2d(inputs, outputs, 3, stride, bias=False)
         self.conv_1 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.shortcut = None
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x):
-        o = F.relu(self.norm_0(x))
+        o = self.act(self.norm_0(x))
         shortcut = x if self.shortcut is None else self.shortcut(o)
-        return self.conv_1(F.relu(self.norm_1(self.conv_0(o)))) + shortcut
+        return self.conv_1(self.act(self.norm_1(self.conv_0(F.pad(o, self.zeros))))) + shortcut
 
 
 class PreActResNet18(nn.Module):
-    def __init__(self, width, stem, batch_norm):
+    def __init__(self, width, stem, batch_norm, final_norm=False, act=F.relu):
         super().__init__()
+        self.act = act
         self.large, self.blocks = stem == "large", []
         self.stem = nn.Conv2d(3, width, *((7, 2, 3) if self.large else (3, 1, 1)), bias=False)
         inputs = width
@@ -56,8 +60,9 @@ class PreActResNet18(nn.Module):
             for number in range(2):
                 outputs, stride = width * 2**stage, 2 if stage > 0 and number == 0 else 1
                 self.blocks.append(f"stage_{stage}_block_{number}")
-                self.add_module(self.blocks[-1], Block(inputs, outputs, stride, batch_norm))
+                self.add_module(self.blocks[-1], Block(inputs, outputs, stride, batch_norm, act))
                 inputs = outputs
+        self.norm = nn.BatchNorm2d(inputs) if final_norm else None
         self.head = nn.Linear(inputs, 10)
 
     def forward(self, x):
@@ -66,7 +71,29 @@ class PreActResNet18(nn.Module):
             x = F.max_pool2d(x, 3, 2, 1)
         for name in self.blocks:
             x = getattr(self, name)(x)
+        if self.norm is not None:
+            x = self.act(self.norm(x))
         return self.head(F.avg_pool2d(x, 7 if self.large else 4).flatten(1))
+
+
+class WideResNet(nn.Module):
+    def __init__(self, depth, width, act, momentum, one_sided):
+        super().__init__()
+        self.act, self.blocks, inputs = act, [], 16
+        self.stem = nn.Conv2d(3, inputs, 3, 1, 1, bias=False)
+        for stage in range(3):
+            for number in range((depth - 4) // 6):
+                outputs, stride = 16 * width * 2**stage, 2 if stage > 0 and number == 0 else 1
+                self.blocks.append(f"stage_{stage}_block_{number}")
+                self.add_module(self.blocks[-1], Block(inputs, outputs, stride, True, act, momentum, one_sided))
+                inputs = outputs
+        self.norm, self.head = nn.BatchNorm2d(inputs, momentum=momentum), nn.Linear(inputs, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for name in self.blocks:
+            x = getattr(self, name)(x)
+        return self.head(self.act(self.norm(x)).mean((2, 3)))
 
 
 class M5(nn.Module):
@@ -126,7 +153,7 @@ def randomised(module):
     return module.eval()
 
 
-def assert_same_networks(module, model, shape, batch=2):
+def assert_same_networks(module, model, shape, batch=2, momentum=0.9, tolerance=1e-3):
     """Logits and input gradients; with batch norm also logits and running statistics in training."""
     variables = to_variables(randomised(module))
     images = jax.random.uniform(KEY, (batch, *shape))
@@ -151,18 +178,18 @@ def assert_same_networks(module, model, shape, batch=2):
         before = variables["batch_stats"]
         with torch.no_grad():
             expected = module.train()(channels_first(images))
-        np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-3, atol=1e-3)
-        assert_same_statistics(state["batch_stats"], before, to_variables(module)["batch_stats"])
+        np.testing.assert_allclose(logits, expected.numpy(), rtol=tolerance, atol=tolerance)
+        assert_same_statistics(state["batch_stats"], before, to_variables(module)["batch_stats"], momentum)
 
 
-def assert_same_statistics(ours, before, theirs):
+def assert_same_statistics(ours, before, theirs, momentum):
     """Means agree; PyTorch averages unbiased variances, larger by ``n / (n - 1)``, one factor per layer."""
     flatten = functools.partial(jax.tree.leaves_with_path)
     for (path, a), (_, start), (_, b) in zip(flatten(ours), flatten(before), flatten(theirs), strict=True):
         if path[-1].key == "mean":
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
         else:
-            factors = (b - 0.9 * start) / (a - 0.9 * start)
+            factors = (b - momentum * start) / (a - momentum * start)
             assert factors.min() > 1
             np.testing.assert_allclose(factors, factors.mean(), rtol=1e-2)
 
@@ -184,6 +211,41 @@ def test_preact_resnet18_of_full_width(batch_norm):
     logits = jax.jit(models.PreActResNet18(10, batch_norm=batch_norm).apply)(variables, images)
     with torch.no_grad():
         np.testing.assert_allclose(logits, module(channels_first(images)).numpy(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_preact_resnet18_with_final_norm(activation):
+    model = models.PreActResNet(10, width=8, batch_norm=True, final_norm=True, activation=activation)
+    module = PreActResNet18(8, "small", True, True, getattr(F, activation))
+    assert_same_networks(module, model, (32, 32, 3), batch=4)
+
+
+@pytest.mark.parametrize("one_sided", [True, False])
+@pytest.mark.parametrize(("activation", "momentum"), [("silu", 0.99), ("relu", 0.9)])
+def test_wide_resnet(one_sided, activation, momentum):
+    options = {"activation": activation, "momentum": momentum, "symmetric_padding": not one_sided}
+    module = WideResNet(10, 2, getattr(F, activation), 1 - momentum, one_sided)
+    shape, batch = (16, 24, 3), 3
+    model = models.WideResNet(10, depth=10, width=2, **options)
+    assert_same_networks(module, model, shape, batch, momentum, 1e-4)
+
+
+def test_factor_of_running_variances():
+    """Check of the statement above: with ``n`` values per channel it is ``n / (n - 1)``."""
+    module = randomised(WideResNet(10, 1, F.silu, 0.01, True))
+    variables, images = to_variables(module), jax.random.uniform(KEY, (3, 8, 8, 3))
+    train = jax.jit(functools.partial(models.WideResNet(10, 10, 1).apply, train=True, mutable=["batch_stats"]))
+    ours = train(variables, images)[1]["batch_stats"]
+    with torch.no_grad():
+        module.train()(channels_first(images))
+    theirs, before = to_variables(module)["batch_stats"], variables["batch_stats"]
+    for path, side in ((("stage_0_block_0", "norm_1"), 8), (("stage_2_block_0", "norm_0"), 4), (("norm",), 2)):
+        a, b, start = (
+            functools.reduce(lambda node, name: node[name], path, tree)["batch_norm"]["var"]
+            for tree in (ours, theirs, before)
+        )
+        factors = (b - 0.99 * start) / (a - 0.99 * start)
+        np.testing.assert_allclose(factors.mean(), 1 + 1 / (3 * side**2 - 1), atol=1e-3)
 
 
 def test_large_stem():

@@ -100,14 +100,15 @@ class PreActResNet18(nn.Module):
             inputs, outputs = width * 2 ** max(stage - 1, 0), width * 2**stage
             blocks = Block(inputs, outputs, 1 if stage == 0 else 2), Block(outputs, outputs, 1)
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        if final_norm:
-            self.bn = nn.BatchNorm2d(outputs)
+        self.bn = nn.BatchNorm2d(outputs) if final_norm else None
         self.linear = nn.Linear(outputs, 10)
 
     def forward(self, x):
         x = self.conv1((x - self.mu) / self.sigma)
         for stage in range(4):
             x = getattr(self, f"layer{stage + 1}")(x)
+        if self.bn is not None:
+            x = F.relu(self.bn(x))
         return self.linear(F.avg_pool2d(x, 4).flatten(1))
 
 
@@ -121,14 +122,117 @@ def test_preact_resnet18(path):
     assert_same_logits(PreActResNet18(8), RESNET, (32, 32, 3), path, save)
 
 
-def test_a_norm_before_the_last_layer_is_refused(path):
-    torch.save(PreActResNet18(8, final_norm=True).state_dict(), path)
+def test_norm_before_the_last_layer(path):
+    module = PreActResNet18(8, final_norm=True)
+    assert_same_logits(module, RESNET.clone(final_norm=True), (32, 32, 3), path)
     with pytest.raises(
-        ValueError, match=r"weights\.pt: .* Not in the network: bn\.bias, bn\.running_mean, .*another network"
+        ValueError, match=r"weights\.pt: .* Not in the network: bn\.bias, bn\.running_mean, .*with final_norm=True"
     ):
         models.load_variables(path, RESNET, (32, 32, 3))
     with pytest.raises(ValueError, match=r"normalises with mu = \(0\.5, 0\.4, 0\.3\), the network with mean=None"):
         models.load_variables(path, RESNET.clone(mean=None), (32, 32, 3))
+
+
+class WideBlock(nn.Module):
+    """A block under either naming: ``names`` are those of the norms, the convolutions and the shortcut."""
+
+    def __init__(self, inputs, outputs, stride, names, act, zeros):
+        super().__init__()
+        self.names, self.act, self.zeros = names, act, zeros if stride == 2 else (1, 1, 1, 1)
+        layers = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 3, stride, bias=False)
+        layers += nn.BatchNorm2d(outputs), nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        layers += (nn.Conv2d(inputs, outputs, 1, stride, bias=False) if inputs != outputs else None,)
+        for name, layer in zip(names, layers, strict=True):
+            self.add_module(name, layer)
+
+    def forward(self, x):
+        norm_0, conv_0, norm_1, conv_1, shortcut = (getattr(self, name) for name in self.names)
+        o = self.act(norm_0(x))
+        y = conv_1(self.act(norm_1(conv_0(F.pad(o, self.zeros)))))
+        return y + (x if shortcut is None else shortcut(o))
+
+
+def wide_stages(depth, width, *how):
+    widths = [16, *(16 * width * 2**stage for stage in range(3))]
+    return [
+        nn.Sequential(
+            *(
+                WideBlock(widths[stage + (number > 0)], widths[stage + 1], 2 if stage and not number else 1, *how)
+                for number in range((depth - 4) // 6)
+            )
+        )
+        for stage in range(3)
+    ]
+
+
+class GowalWideResNet(nn.Module):
+    """The names of Gowal et al. and Wang et al., SiLU, strided convolutions padded at the bottom and on the right."""
+
+    def __init__(self, depth, width):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.2, 0.25, 0.3]).view(3, 1, 1))
+        self.init_conv = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        names = ("batchnorm_0", "conv_0", "batchnorm_1", "conv_1", "shortcut")
+        groups = [nn.Module() for _ in range(3)]
+        for group, stage in zip(groups, wide_stages(depth, width, names, F.silu, (0, 1, 0, 1)), strict=True):
+            group.block = stage
+        self.layer = nn.ModuleList(groups)
+        self.batchnorm, self.logits = nn.BatchNorm2d(64 * width), nn.Linear(64 * width, 10)
+
+    def forward(self, x):
+        x = self.init_conv((x - self.mean) / self.std)
+        for group in self.layer:
+            x = group.block(x)
+        return self.logits(F.silu(self.batchnorm(x)).mean((2, 3)))
+
+
+class ClassicWideResNet(nn.Module):
+    """The names of TRADES and RobustBench, ReLU, symmetric padding, and TRADES's blocks that are never applied."""
+
+    def __init__(self, depth, width):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        names = ("bn1", "conv1", "bn2", "conv2", "convShortcut")
+        for number, stage in enumerate(wide_stages(depth, width, names, F.relu, (1, 1, 1, 1))):
+            self.add_module(f"block{number + 1}", nn.Module())
+            getattr(self, f"block{number + 1}").layer = stage
+        self.sub_block1 = nn.Module()
+        self.sub_block1.layer = wide_stages(depth, width, names, F.relu, (1, 1, 1, 1))[0]
+        self.bn1, self.fc = nn.BatchNorm2d(64 * width), nn.Linear(64 * width, 10)
+
+    def forward(self, x):
+        x = self.conv1(x)
+        for number in range(3):
+            x = getattr(self, f"block{number + 1}").layer(x)
+        return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
+
+
+def he(module):
+    """Kernels as the published code draws them."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+    return module
+
+
+@pytest.mark.parametrize(("depth", "width", "shape"), [(10, 1, (16, 24, 3)), (28, 10, (32, 32, 3))])
+def test_wide_resnet_of_gowal(path, depth, width, shape):
+    model = models.create("wrn_28_10", 10, shape, depth=depth, width=width, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+    module = he(GowalWideResNet(depth, width))
+    assert {"init_conv.weight", "layer.1.block.0.shortcut.weight", "batchnorm.running_var"} < set(module.state_dict())
+    assert_same_logits(module, model, shape, path)
+    if width == 1:
+        with pytest.raises(ValueError, match=r"normalises with mean = \(0\.5, 0\.4, 0\.3\), .*mean=None"):
+            models.load_variables(path, model.clone(mean=None), shape)
+
+
+@pytest.mark.parametrize(("depth", "width", "shape"), [(10, 1, (16, 24, 3)), (28, 10, (32, 32, 3))])
+def test_wide_resnet_of_trades(path, depth, width, shape):
+    model = models.create("wrn_34_10", 10, shape, depth=depth, width=width)
+    module = he(ClassicWideResNet(depth, width))
+    assert {"conv1.weight", "block2.layer.0.convShortcut.weight", "bn1.running_var"} < set(module.state_dict())
+    assert_same_logits(module, model, shape, path)
 
 
 class Attention(nn.Module):

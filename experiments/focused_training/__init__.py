@@ -1,0 +1,1 @@
+"""The data-geometry study, training half: adversarial training focused on the least robust images."""

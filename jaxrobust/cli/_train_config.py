@@ -1,0 +1,113 @@
+"""What ``jaxrobust train`` can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+
+def _option(metavar: str, default: str | None = None) -> Any:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=None if default is None else f"(default: {default})")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a network, plainly or adversarially, on all devices.
+
+    Writes checkpoints (the last states, and the best network by a held-out attack), metrics.jsonl, report.md with learning
+    curves, config.json and timings.jsonl. A run that is interrupted, killed or terminated continues when the same command is given
+    again, and ends with the same network as one that was left alone. SIGTERM saves and exits with code 75.
+
+    Example: jaxrobust train --dataset mnist --model small_cnn --method trades --eps 0.2 --output runs/mnist_trades
+    """
+
+    # What is learned
+    dataset: Annotated[str, _option("NAME|FOLDER|FILE")] = "digits"
+    """Data set: digits, digits_dct16, digits28 (bundled), mnist, cifar10 and others (prepared with TFDS), a folder with train/CLASS/*.jpg and test/CLASS/*.jpg, or an npz file with train_images, train_labels, test_images and test_labels."""
+    model: Annotated[str, _option("NAME")] = "small_cnn"
+    """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, wide_resnet, wrn_28_10, vit_small, vit_b16, m5."""
+    options: Annotated[tuple[str, ...], _option("NAME=VALUE ...", "the network's own")] = ()
+    """Options of the network, e.g. --options widths=256,128 or --options depth=16 width=4 mean=0.49,0.48,0.45 std=0.25,0.24,0.26."""
+    holdout: Annotated[int | None, _option("N", "a tenth, at most 1024")] = None
+    """Training images held out for choosing the best network; 0 trains on all, and no best network is kept."""
+    generated: Annotated[Path | None, _option("FILE", "none")] = None
+    """npz file with generated images (image, label) that fill a part of every batch; read from disk as needed."""
+    fraction: float = 0.8
+    """Share of generated images in a batch."""
+    augment: Annotated[tuple[Literal["flip", "crop", "rotate"], ...], _option("flip|crop|rotate ...", "none")] = ()
+    """Augmentation: flip (left to right), crop (4 pixels of padding), rotate (up to 15 degrees)."""
+
+    # The method
+    method: Literal["standard", "pgd", "mixture", "trades", "mart"] = "pgd"
+    """standard: no attack. pgd: adversarial training. mixture: half clean, half adversarial loss. trades, mart."""
+    norm: Literal["linf", "l2", "l1"] = "linf"
+    """Norm of the threat model."""
+    eps: Annotated[str, _option("RADIUS")] = "8/255"
+    """Radius of the threat model, for pixels in [0, 1]: a number or a fraction."""
+    attack_steps: int = 10
+    """Steps of the training attack."""
+    step_size: Annotated[str | None, _option("LENGTH", "eps/4")] = None
+    """Step size of the training attack."""
+    beta: Annotated[float | None, _option("WEIGHT", "trades 6, mart 5")] = None
+    """Weight of the robust part of TRADES or MART."""
+    awp: float = 0.0
+    """Adversarial weight perturbation: relative size, such as 0.005; 0 leaves it out."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the cross-entropy."""
+    attack_batch_norm: Literal["running", "batch"] = "running"
+    """Batch norm during training attacks: evaluation mode, or statistics of the attacked batch. Running statistics are never touched."""
+
+    # The optimizer
+    optimizer: Literal["sgd", "momentum", "adam", "rmsprop", "sign_sgd", "adagrad", "adamw"] = "momentum"
+    """Optimizer, with PyTorch's semantics; momentum is SGD with Nesterov momentum 0.9."""
+    learning_rate: float = 0.1
+    """Largest learning rate."""
+    schedule: Literal["constant", "step", "cosine", "one_cycle"] = "one_cycle"
+    """Learning rate over the run: constant; a tenth at 50 % and a hundredth at 75 %; warm-up over 5 % and cosine to zero; one cycle (a rise over 2.5 % of the run, then a cosine)."""
+    weight_decay: float = 5e-4
+    """Weight decay of everything but the scales and biases of norms."""
+    epochs: int = 30
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images per update, of all devices together."""
+    averaging: Literal["none", "ema", "swa"] = "ema"
+    """Averaging of the parameters: exponential (0.995, with a warm-up over 2.5 % of the run), or stochastic weight averaging over the last quarter, an average per epoch."""
+
+    # The machine
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's computation. Parameters, logits and attack steps are float32 in any case."""
+    accumulate: int = 1
+    """Parts into which each batch is split to save memory."""
+    remat: bool = False
+    """Compute activations again on the way back instead of keeping them (residual networks)."""
+    coordinator: Annotated[str | None, _option("HOST:PORT", "one process")] = None
+    """Several processes: address of the first one, or 'auto' where the cluster tells (TPU pods, Slurm)."""
+    processes: Annotated[int | None, _option("N", "told by the cluster")] = None
+    """Number of processes."""
+    process: Annotated[int | None, _option("I", "told by the cluster")] = None
+    """Number of this process, from 0."""
+    workers: int = 2
+    """Threads that read images."""
+    data_dir: Annotated[Path | None, _option("FOLDER", "TFDS_DATA_DIR, else TFDS's own")] = None
+    """Folder of prepared TFDS data sets."""
+
+    # The run
+    seed: int = 0
+    """Decides initialisation, order of images, augmentation and attacks."""
+    evaluate_every: int = 1
+    """Epochs between held-out evaluations."""
+    patience: Annotated[int | None, _option("N", "never")] = None
+    """Stop after so many evaluations without a new best."""
+    checkpoint_every: Annotated[int | None, _option("STEPS", "an epoch")] = None
+    """Updates between checkpoints."""
+    keep: int = 2
+    """Checkpoints of the last states that stay on disk."""
+    log_every: int = 20
+    """Updates between records."""
+    tensorboard: bool = False
+    """Also write TensorBoard events (extra 'tensorboard')."""
+    output: Annotated[Path | None, _option("FOLDER", "runs/train/...")] = None
+    """Folder for checkpoints, metrics and report."""

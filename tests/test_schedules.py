@@ -1,0 +1,158 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrobust import schedules
+
+VERSIONS = ("original", "a", "b", "c", "d", "e")
+PUBLISHED = {
+    0: [8e-3] * 6,
+    59: [0.2] * 6,
+    1000: [0.13026, 0.11638, 0.10487, 0.13026, 0.13026, 0.13026],
+    1500: [0.064415, 0.045026, 0.031166, 0.064415, 0.064415, 0.064415],
+    1900: [0.021615, 0.0076551, 0.0015057, 0.021615, 0.021615, 0.021615],
+    2000: [0.0140087, 0.0030454, 2e-4, 0.0140087, 0.0050321, 0.0140087],
+    2100: [0.0079503, 6.0179e-4, 2e-4, 0.003412, 0.0011715, 0.0048295],
+    2160: [0.0051047, 2e-4, 2e-4, 0.0014621, 4.886e-4, 0.0025492],
+    2200: [0.0035486, 2e-4, 2e-4, 8.3103e-4, 2.7274e-4, 0.0016649],
+    2300: [8.828e-4, 2e-4, 2e-4, 2.0241e-4, 6.3498e-5, 5.7399e-4],
+    2399: [8e-7, 2e-4, 2e-4, 5e-5, 1.5e-5, 2e-4],
+}
+"""Data geometry, section 3.6: learning rates by epoch, for the versions above; 2400 epochs, peak 0.2."""
+
+
+def every_epoch(schedule, epochs):
+    return np.asarray(jax.jit(jax.vmap(schedule))(jnp.arange(epochs)))
+
+
+@pytest.fixture(scope="module")
+def rates():
+    return {name: every_epoch(schedules.one_cycle_version(name, 0.2, 2400), 2400) for name in VERSIONS}
+
+
+@pytest.mark.parametrize("total", [200 * 12, 7])
+def test_step_decay(total):
+    schedule = schedules.step_decay(0.3, total)
+    half, late = round(0.5 * total), round(0.75 * total)
+    found = [float(schedule(step)) for step in (half - 1, half, late - 1, late, total)]
+    np.testing.assert_allclose(found, [0.3, 0.03, 0.03, 0.003, 0.003], rtol=1e-5)
+
+
+def test_warmup_cosine():
+    schedule = schedules.warmup_cosine(1.0, 100, warmup=0.1)
+    assert float(schedule(0)) == pytest.approx(0.1)
+    assert float(schedule(9)) == pytest.approx(1.0)
+    assert float(schedule(55)) == pytest.approx(0.5, abs=0.01)
+    assert float(schedule(100)) == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("epoch", PUBLISHED)
+def test_published_rates(rates, epoch):
+    # The table prints four or five digits.
+    np.testing.assert_allclose([rates[name][epoch] for name in VERSIONS], PUBLISHED[epoch], rtol=5e-5)
+
+
+def test_every_version_warms_up_like_the_original(rates):
+    for name in VERSIONS:
+        np.testing.assert_allclose(rates[name][:60], rates["original"][:60], rtol=1e-6)
+    assert (np.diff(rates["original"][:60]) > 0).all()
+
+
+@pytest.mark.parametrize(("name", "begin"), [("a", 2160), ("b", 2000)])
+def test_plateau(rates, name, begin):
+    np.testing.assert_array_equal(rates[name][begin:], np.float32(2e-4))
+    assert rates[name][begin - 1] > 2e-4
+
+
+@pytest.mark.parametrize(("name", "begin"), [("c", 2000), ("d", 1900), ("e", 2000)])
+def test_exponential_tail(rates, name, begin):
+    np.testing.assert_allclose(rates[name][: begin + 1], rates["original"][: begin + 1], rtol=1e-6)
+    ratios = rates[name][begin + 1 :] / rates[name][begin:-1]
+    np.testing.assert_allclose(ratios, ratios.mean(), rtol=1e-5)
+
+
+def test_version_c_falls_faster_and_has_a_longer_tail(rates):
+    difference = rates["c"] - rates["original"]
+    assert (difference[2001:2371] < 0).all()
+    assert (difference[2371:] > 0).all()
+
+
+@pytest.mark.parametrize(("epochs", "begin"), [(1600, 1333), (3000, 2500), (2000, 1666), (60, 50)])
+def test_versions_scale_with_the_epochs(epochs, begin):
+    rates, original = (every_epoch(schedules.one_cycle_version(v, 0.1, epochs), epochs) for v in ("c", "original"))
+    np.testing.assert_allclose(rates[: begin + 1], original[: begin + 1], rtol=1e-6)
+    assert abs(rates[begin + 1] / original[begin + 1] - 1) > 1e-4
+    assert rates[-1] == pytest.approx(2.5e-5, rel=1e-5)
+
+
+def test_no_digit_is_lost_near_the_end():
+    # In single precision 1 + cos(pi q) keeps no digit of the last but one epoch, and few of those before.
+    found = every_epoch(schedules.one_cycle(0.2, 60_000, final_factor=1e12), 60_000)
+    progress = (np.arange(1500, 60_000) - 1499) / (59_999 - 1499)
+    expected = 8e-15 + (0.2 - 8e-15) * np.sin(np.pi / 2 * (1 - progress)) ** 2
+    np.testing.assert_allclose(found[1500:], expected, rtol=2e-6)
+
+
+def test_momentum_is_the_mirror_of_the_rate():
+    rate, momentum = (
+        every_epoch(schedule, 400)
+        for schedule in (schedules.one_cycle(0.2, 400, final_factor=1.0), schedules.one_cycle_momentum(400))
+    )
+    np.testing.assert_allclose((rate - 0.008) / 0.192, (0.95 - momentum) / 0.1, atol=2e-5)
+    assert momentum[[0, 9, 399]].tolist() == [np.float32(0.95), np.float32(0.85), np.float32(0.95)]
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(1, 0.025), (2, 0.025), (40, 0.025), (10, 0.0), (10, 1.0)])
+def test_short_cycles_are_finite_and_within_their_bounds(total, warmup):
+    rates = every_epoch(schedules.one_cycle(0.2, total, warmup=warmup), total)
+    assert ((rates > 7e-7) & (rates <= np.float32(0.2))).all()
+    for name in VERSIONS:
+        assert np.isfinite(every_epoch(schedules.one_cycle_version(name, 0.2, total), total)).all()
+
+
+def test_after_the_end_the_last_value_stays():
+    for schedule in (schedules.one_cycle(0.2, 50), *(schedules.one_cycle_version(v, 0.2, 50) for v in VERSIONS)):
+        assert float(schedule(1000)) == float(schedule(49))
+
+
+def test_per_epoch():
+    schedule = schedules.per_epoch(schedules.one_cycle(0.2, 80), steps_per_epoch=3)
+    steps = every_epoch(schedule, 240)
+    np.testing.assert_array_equal(steps, np.repeat(every_epoch(schedules.one_cycle(0.2, 80), 80), 3))
+    assert float(schedule(5)) == steps[5]
+
+
+MAKERS = {
+    "step_decay": schedules.step_decay,
+    "warmup_cosine": schedules.warmup_cosine,
+    "one_cycle": schedules.one_cycle,
+    **{name: lambda rate, total, name=name: schedules.one_cycle_version(name, rate, total) for name in "ac"},
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_traced_rates_and_dtype(float64, name):
+    step = jnp.asarray(47)
+    together = jax.vmap(lambda rate: MAKERS[name](rate, 50)(step))(jnp.asarray([0.1, 0.2], jnp.float32))
+    separate = [float(MAKERS[name](rate, 50)(step)) for rate in (0.1, 0.2)]
+    assert together.dtype == jnp.float32
+    np.testing.assert_allclose(together, separate, rtol=1e-5)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="learning rate must be finite and above 0, got -1"):
+        schedules.one_cycle(-1, 10)
+    for make in MAKERS.values():
+        with pytest.raises(ValueError, match="total_steps must be at least 1, got 0"):
+            make(0.1, 0)
+    with pytest.raises(ValueError, match="warmup is a fraction of all steps"):
+        schedules.one_cycle(0.1, 10, warmup=5)
+    with pytest.raises(ValueError, match="initial_factor and final_factor"):
+        schedules.one_cycle(0.1, 10, final_factor=0)
+    with pytest.raises(ValueError, match="unknown version 'f'; choose one of original, a"):
+        schedules.one_cycle_version("f", 0.1, 10)
+    with pytest.raises(ValueError, match=r"momentum must lie in \[0, 1\)"):
+        schedules.one_cycle_momentum(10, high=1.0)
+    with pytest.raises(ValueError, match="steps_per_epoch must be at least 1"):
+        schedules.per_epoch(schedules.one_cycle(0.1, 10), 0)
