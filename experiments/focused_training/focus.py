@@ -12,26 +12,34 @@ import numpy as np
 from experiments.study import Run
 from jaxrobust import data, geometry
 
-from .config import Setting
+from .presets import Setting
 from .setups import SIZES
 
 
-def load(setting: Setting, data_dir: Path | None = None) -> data.Dataset:
-    """The setting's training and test images.
+def load(
+    name: str, *, pooled_test: int | None = None, subset: int | None = None, data_dir: Path | None = None
+) -> data.Dataset:
+    """A setting's training and test images.
+
+    Args:
+        name: of the data set.
+        pooled_test: put training and test images together and draw so many for the test, by class, with seed 0.
+        subset: draw so many training images, by class, with seed 0.
+        data_dir: see :func:`jaxrobust.data.load`.
 
     Raises:
         ValueError: for a data set that is not there.
     """
-    dataset = data.load(setting.dataset, data_dir=data_dir)
-    if setting.pooled_test is not None:
+    dataset = data.load(name, data_dir=data_dir)
+    if pooled_test is not None:
         pooled = replace(
             dataset,
             train_images=np.concatenate([dataset.train_images, dataset.test_images]),
             train_labels=np.concatenate([dataset.train_labels, dataset.test_labels]),
         )
-        dataset = data.holdout(pooled, setting.pooled_test)
-    if setting.subset is not None:
-        part = data.holdout(dataset, setting.subset)
+        dataset = data.holdout(pooled, pooled_test)
+    if subset is not None:
+        part = data.holdout(dataset, subset)
         dataset = replace(dataset, train_images=part.test_images, train_labels=part.test_labels)
     return dataset
 
@@ -57,11 +65,6 @@ class Sets:
     def overlap(self, first: str, second: str) -> int:
         """How many images two sets share."""
         return len(np.intersect1d(self.members[first], self.members[second]))
-
-    def training_rows(self, hold_out: str | None) -> np.ndarray:
-        """The numbers of the images that are trained on."""
-        every = np.arange(len(self.robustness))
-        return every if hold_out is None else np.setdiff1d(every, self.members[hold_out])
 
 
 def choose(robustness: np.ndarray, other: np.ndarray, size: int) -> dict[str, np.ndarray]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,8 +18,8 @@ from experiments.study import Run
 from jaxrobust import attacks, data, models
 from jaxrobust.reporting import CommandError
 
-from . import focus, recipe
-from .config import Setting
+from . import focus, recipe, trainer
+from .presets import Setting
 from .setups import Setup
 
 
@@ -66,12 +65,12 @@ class Networks:
 
     def dataset(self, setting: Setting) -> data.Dataset:
         """The setting's images, loaded once for all settings that share them."""
-        return self._dataset(replace(setting, name="", eps=0.0, step_size=0.0, norm="linf", setups=()))
+        return self._dataset(setting.dataset, setting.pooled_test, setting.subset)
 
     @functools.cache  # noqa: B019 - one object for the life of a study
-    def _dataset(self, setting: Setting) -> data.Dataset:
+    def _dataset(self, name: str, pooled_test: int | None, subset: int | None) -> data.Dataset:
         try:
-            return focus.load(setting, self._data_dir)
+            return focus.load(name, pooled_test=pooled_test, subset=subset, data_dir=self._data_dir)
         except ValueError as error:
             raise CommandError(str(error)) from error
 
@@ -103,20 +102,20 @@ class Networks:
         return focus.sets(self.run, setting, self.dataset(setting))
 
     def trained(self, setting: Setting, setup: Setup, seed: int) -> dict[str, Any]:
-        """The cell of one network, which may serve several rows; see :func:`recipe.train` for what it holds."""
+        """The cell of one network, which may serve several rows; see :func:`trainer.train` for what it holds."""
         sharing = [other for other in setting.setups if other.run == setup.run]
         monitored = tuple(dict.fromkeys(other.focus for other in sharing if other.focus is not None))
         name = f"train/{setting.name}/{setup.run}/{seed}"
 
-        def compute() -> recipe.Trained:
+        def compute() -> trainer.Trained:
             return self._train(setting, setup, monitored, seed, self.run.checkpoints(name))
 
         return self.run.cell(name, compute)
 
     def _train(
         self, setting: Setting, setup: Setup, monitored: tuple[str, ...], seed: int, directory: Path
-    ) -> recipe.Trained:
-        return recipe.train(
+    ) -> trainer.Trained:
+        return trainer.train(
             setting,
             setup,
             self.model(setting),
@@ -140,7 +139,7 @@ class Networks:
             },
             sep="/",
         )
-        return cast(attacks.LogitsFn, functools.partial(self.model(setting).apply, variables))
+        return recipe.logits_fn(self.model(setting), variables)
 
     def attacked(self, setting: Setting, setup: Setup, seed: int, epoch: int) -> dict[str, Any]:
         """The cell of AutoAttack on the test images: accuracies in per cent, and which images withstood it."""

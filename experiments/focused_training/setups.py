@@ -17,7 +17,7 @@ MARKS: dict[str, Mode] = {"": "monitor", "*": "emulate", "**": "emulate_pair", "
 
 _SET = "|".join(sorted(SIZES, key=len, reverse=True))
 _NOTATION = re.compile(
-    rf"(?:-(?P<hold_out>{_SET}))?,?(?P<version>[a-e])?\s*\((?P<focus>\.|{_SET})\)(?P<mark>\*\*|\*|\+)?"
+    rf"(?:-?(?P<hold_out>{_SET}))?,?(?P<version>[a-e])?\s*\((?P<focus>\.|{_SET})\)(?P<mark>\*\*|\*|\+)?"
 )
 
 
@@ -85,6 +85,8 @@ class Setup:
 def parse(text: str) -> dict[str, Any]:
     """The notation as keyword arguments of :class:`Setup`: ``hold_out``, ``focus``, ``mode`` and ``version``.
 
+    The minus may be left out: command lines take what begins with one for an option.
+
     Raises:
         CommandError: for a text that is no setup, or one that contradicts itself.
 
@@ -95,8 +97,8 @@ def parse(text: str) -> dict[str, Any]:
     found = _NOTATION.fullmatch(text.strip())
     if found is None:
         raise CommandError(
-            f"unknown row {text!r}; a row is written [-HELD OUT][,VERSION] (FOCUS)[MARK], e.g. '-v (s)', '-v,c (2s)*' or "
-            f"'-v (.)'; sets are {', '.join(SIZES)}, versions of the learning rate a to e, marks * (emulate), "
+            f"unknown row {text!r}; a row is written [HELD OUT][,VERSION] (FOCUS)[MARK], e.g. 'v (s)', 'v,c (2s)*' or "
+            f"'v (.)'; sets are {', '.join(SIZES)}, versions of the learning rate a to e, marks * (emulate), "
             "** (emulate_pair) and + (oversample)"
         )
     focus = None if found["focus"] == "." else found["focus"]

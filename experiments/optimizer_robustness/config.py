@@ -52,7 +52,7 @@ class Config:
     epochs: Annotated[int | None, _option("N", "each setting's own")] = None
     """Passes over the training data."""
     model: Annotated[str | None, _option("NAME", "each setting's own")] = None
-    """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, vit_small, vit_b16, m5."""
+    """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, wide_resnet, wrn_28_10, wrn_34_10, vit_small, vit_b16, m5."""
     output: Annotated[Path | None, _option("FOLDER", "runs/optimizer_robustness/PRESET")] = None
     """Folder for results, report and figures."""
     data_dir: Annotated[Path | None, _option("FOLDER", "TFDS_DATA_DIR, else TFDS's own")] = None

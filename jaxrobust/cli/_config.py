@@ -35,7 +35,7 @@ class Evaluate:
     model: Annotated[
         str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: that of the training run)")
     ] = None
-    """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, wide_resnet, wrn_28_10, vit_small, vit_b16, m5."""
+    """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, wide_resnet, wrn_28_10, wrn_34_10, vit_small, vit_b16, m5."""
     dataset: Annotated[
         str | None,
         tyro.conf.arg(

@@ -158,9 +158,8 @@ class _Plan:
             beta = 6.0 if command.beta is None else command.beta
             objective = training.trades(attack, beta=beta, label_smoothing=command.label_smoothing, **mode)
         else:
-            if command.label_smoothing:
-                raise CommandError("mart has no label smoothing; leave out --label-smoothing")
-            objective = training.mart(pgd, beta=5.0 if command.beta is None else command.beta, **mode)
+            beta = 5.0 if command.beta is None else command.beta
+            objective = training.mart(pgd, beta=beta, label_smoothing=command.label_smoothing, **mode)
         return training.awp(objective, gamma=command.awp) if command.awp else objective
 
     def optimizer(self) -> optax.GradientTransformation:

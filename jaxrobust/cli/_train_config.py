@@ -28,7 +28,7 @@ class Train:
     dataset: Annotated[str, _option("NAME|FOLDER|FILE")] = "digits"
     """Data set: digits, digits_dct16, digits28 (bundled), mnist, cifar10 and others (prepared with TFDS), a folder with train/CLASS/*.jpg and test/CLASS/*.jpg, or an npz file with train_images, train_labels, test_images and test_labels."""
     model: Annotated[str, _option("NAME")] = "small_cnn"
-    """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, wide_resnet, wrn_28_10, vit_small, vit_b16, m5."""
+    """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, wide_resnet, wrn_28_10, wrn_34_10, vit_small, vit_b16, m5."""
     options: Annotated[tuple[str, ...], _option("NAME=VALUE ...", "the network's own")] = ()
     """Options of the network, e.g. --options widths=256,128 or --options depth=16 width=4 mean=0.49,0.48,0.45 std=0.25,0.24,0.26."""
     holdout: Annotated[int | None, _option("N", "a tenth, at most 1024")] = None

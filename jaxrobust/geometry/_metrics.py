@@ -34,13 +34,13 @@ class Metric(NamedTuple):
     block_size: int
 
 
-def _pad_features(points: jax.Array, multiple: int) -> jax.Array:
-    return jnp.pad(points, ((0, 0), (0, -points.shape[1] % multiple)))
+def _pad_features(points: jax.Array) -> jax.Array:
+    return jnp.pad(points, ((0, 0), (0, -points.shape[1] % _STEP)))
 
 
 @jax.jit
 def _centre(points: jax.Array) -> tuple[jax.Array, jax.Array]:
-    centred = _pad_features(points.astype(jnp.int32) - 128, _STEP)
+    centred = _pad_features(points.astype(jnp.int32) - 128)
     return centred.astype(jnp.int8), jnp.sum(centred * centred, axis=1, dtype=jnp.int32)
 
 
@@ -51,8 +51,7 @@ def _squared_l2_uint8(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Ar
 
 @jax.jit
 def _pad(block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    features = block[0].shape[1]
-    return _pad_features(block[0], min(_FLOAT_CHUNK, -(-features // _STEP) * _STEP)), block[1]
+    return _pad_features(block[0]), block[1]
 
 
 def _squared_l2_float(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -65,7 +64,7 @@ def _squared_l2_float(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Ar
 
 @jax.jit
 def _features_first(points: jax.Array) -> jax.Array:
-    return _pad_features(points, _STEP).T.reshape(-1, _STEP, len(points))
+    return _pad_features(points).T.reshape(-1, _STEP, len(points))
 
 
 def _largest(
@@ -75,6 +74,9 @@ def _largest(
 
     XLA's CPU backend vectorises that loop where a step takes at least 16 features, and is fifty times slower else. It
     is not left to a reduction over features: jaxlib 0.10.2 returns wrong maxima of 8-bit integers on CPU.
+
+    There is no early exit. Even with all distances known beforehand, blocks of 1024 points of MNIST and CIFAR-10 need
+    90 to 100 % of the features until no pair of them can be nearer.
     """
 
     def step(largest: jax.Array, features: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:

@@ -57,8 +57,8 @@ def fit(
         state: initial state, and the template for the checkpoint.
         train_step: see :func:`make_train_step`; it is jitted here and its state is donated.
         batches: ``batches(start_step)`` iterates over the batches from that step on, at least until ``steps``;
-            :func:`jaxrobust.data.batches` with its ``start_step`` is such a function. The rows of
-            all entries are split over the devices; on several hosts each process gives its own.
+            :func:`jaxrobust.data.batches` with its ``start_step`` is such a function. The rows of all entries are
+            split over the devices; on several hosts each process gives its own.
         steps: updates in all, those before a resume included.
         directory: where to write; nothing is written without it.
         checkpoint_every: updates between checkpoints; the last update is always saved.
@@ -143,7 +143,9 @@ def fit(
                 if saving or over:
                     save()
                 if ending is signal.SIGTERM:
-                    raise Terminated(f"terminated after step {step} of {steps}; {_kept(directory)}")
+                    raise Terminated(
+                        f"terminated after step {step} of {steps}; {_kept(directory)}, the same again continues"
+                    )
                 if ending is not None:
                     raise KeyboardInterrupt
                 if over or step == steps:
@@ -188,19 +190,14 @@ def _is_donated(state: TrainState) -> bool:
 def _kept(directory: str | Path | None) -> str:
     if directory is None:
         return "no directory was given, so nothing was saved"
-    return f"the last checkpoint is in {Path(directory) / 'checkpoints'}, and the same again continues from it"
+    return f"the last checkpoint in {Path(directory) / 'checkpoints'} is intact"
 
 
 def _check_finite(metrics: Mapping[str, Any], step: int, directory: str | Path | None) -> None:
     if _is_finite(metrics):
         return
-    kept = (
-        "no directory was given, so nothing was saved"
-        if directory is None
-        else f"the last checkpoint in {Path(directory) / 'checkpoints'} is intact"
-    )
     norm = f" and the gradient's norm {float(metrics['gradient_norm']):g}" if "gradient_norm" in metrics else ""
     raise NonFiniteLossError(
-        f"the loss was {float(metrics['loss']):g}{norm} at step {step}; {kept}. The usual causes are a learning rate "
-        "that is too high and images outside [0, 1]"
+        f"the loss was {float(metrics['loss']):g}{norm} at step {step}; {_kept(directory)}. The usual causes are a "
+        "learning rate that is too high and images outside [0, 1]"
     )

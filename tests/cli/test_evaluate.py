@@ -29,7 +29,9 @@ def trained(tmp_path_factory):
     step = training.make_train_step(training.linen_apply(model), training.standard(), optimizer)
 
     def batches(start):
-        return data.batches(digits.train_images, digits.train_labels, 64, seed=0, epochs=10, start_step=start)
+        return data.batches(
+            digits.train_images, digits.train_labels, 64, seed=0, epochs=10, start_step=start, drop_last=True
+        )
 
     state = training.fit(state, step, batches, steps=200, directory=folder / "run")
     models.write_weights(folder / "mlp.safetensors", state.variables)

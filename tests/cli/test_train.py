@@ -154,7 +154,6 @@ def test_terminated_run_has_its_own_exit_code_and_says_how_to_go_on(tmp_path):
         ({"holdout": 1437}, "--holdout must lie between 0 and 1436"),
         ({"holdout": 0, "patience": 2}, "--patience judges by held-out images"),
         ({"beta": 3.0}, "--beta belongs to trades and mart"),
-        ({"method": "mart", "label_smoothing": 0.1}, "mart has no label smoothing"),
         ({"epochs": 0}, "--epochs must be at least 1"),
         ({"generated": Path("missing.npz")}, "missing.npz"),
         ({"processes": 2}, "need --coordinator"),
