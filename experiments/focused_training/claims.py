@@ -22,7 +22,7 @@ class Comparison(NamedTuple):
     """A claim that row ``a`` is above row ``b``.
 
     Attributes:
-        text: the claim.
+        text: what ``a`` has before ``b``.
         a, b: setups.
         value: PGD-40 on the focus set, or AutoAttack on the test images.
         rows: the published rows of ``a`` and ``b`` to stand beside settings that the study did not use.
@@ -38,18 +38,20 @@ class Comparison(NamedTuple):
 
 
 COMPARISONS = (
-    Comparison("PGD-40 on v rises when v is trained on", "-v' (v)", "-v (v)", "pgd", ((2, 2), (2, 1))),
-    Comparison("PGD-40 on s rises when s is trained on", "-v (s)", "-s (s)", "pgd", ((2, 5), (2, 4))),
-    Comparison("PGD-40 on the most robust rises when they are trained on", "-v (most)", "-most (most)", "pgd"),
-    Comparison("PGD-40 on s rises further when its PGD-40 examples are trained on", "-v (s)*", "-v (s)", "pgd", ((4, 3), (4, 2))),
-    Comparison("PGD-40 on the most robust rises further in the same way", "-v (most)*", "-v (most)", "pgd"),
-    Comparison("PGD-40 on 2s rises further when its PGD-40 examples are trained on", "c (2s)*", "c (2s)", "pgd"),
-    Comparison("PGD-40 on s: its PGD-40 examples above its clean images, seen equally often", "-v (s)*", "-v (s)+", "pgd", counted=False),
-    Comparison("AutoAttack on test images rises when s is trained on", "-v (s)", "-s (s)", "robust", ((2, 5), (2, 4))),
-    Comparison("AutoAttack on test images rises by version c", "-v,c (s)", "-v (v)", "robust", ((2, 10), (2, 1))),
-    Comparison("AutoAttack on test images rises by focus on 2s and version c", "c (2s)", "(2v)", "robust"),
-    Comparison("AutoAttack on test images rises by emulated focus on 2s and version c", "c (2s)*", "(2v)", "robust"),
-)  # fmt: skip
+    Comparison("v trained on", "-v' (v)", "-v (v)", "pgd", ((2, 2), (2, 1))),
+    Comparison("s trained on", "-v (s)", "-s (s)", "pgd", ((2, 5), (2, 4))),
+    Comparison("most trained on", "-v (most)", "-most (most)", "pgd"),
+    Comparison("s emulated", "-v (s)*", "-v (s)", "pgd", ((4, 3), (4, 2))),
+    Comparison("most emulated", "-v (most)*", "-v (most)", "pgd"),
+    Comparison("2s emulated", "c (2s)*", "c (2s)", "pgd"),
+    Comparison("s emulated, not oversampled", "-v (s)*", "-v (s)+", "pgd", counted=False),
+    Comparison("s trained on, v held out", "-v (s)", "-s (s)", "robust", ((2, 5), (2, 4))),
+    Comparison("s trained on, v' held out", "-v' (v)", "-s (s)", "robust", ((2, 2), (2, 4)), counted=False),
+    Comparison("version c", "-v,c (s)", "-v (v)", "robust", ((2, 10), (2, 1))),
+    Comparison("version c, 2s monitored", "c (2s)", "(2v)", "robust"),
+    Comparison("version c, 2s emulated", "c (2s)*", "(2v)", "robust"),
+)
+_NAMES: dict[Value, str] = {"pgd": "PGD-40", "robust": "AutoAttack"}
 MOST, LEAST = "-v (most)", "-v (s)"
 CONTROL, EMULATED = "-v (.)", "-v (s)*"
 UNRESOLVED = 3.0
@@ -76,12 +78,13 @@ def make(setting: Setting, sets: Sets, outcomes: Outcomes, check: dict[str, Any]
     if CONTROL in outcomes and EMULATED in outcomes:
         claims.append(_alike(setting, outcomes[EMULATED], outcomes[CONTROL]))
     if check is not None:
-        claims.append(_monitored(setting, check))
-    claims += [
-        _rise(setting, outcome)
-        for outcome in outcomes.values()
-        if outcome.setup.mode == "monitor" and (outcome.setup.hold_out, outcome.setup.focus) == ("v", "s")
-    ]
+        claims.append(_monitored(check))
+    for outcome in outcomes.values():
+        setup = outcome.setup
+        if setup.mode == "monitor" and (setup.hold_out, setup.focus) == ("v", "s"):
+            claims.append(_rise(outcome, low_rate_epoch(setup.epochs)))
+            if setup.version == "original":
+                claims.append(_rise(outcome, max(1, setup.epochs // 2), counted=False))
     return claims
 
 
@@ -117,7 +120,7 @@ def _certificate(setting: Setting, sets: Sets) -> Claim:
     radii = sets.robustness[sets.robustness > 0] / 2
     share = 100 * float((sets.robustness / 2 > setting.eps).mean())
     return Claim(
-        f"{setting.name}: a classifier that is robust on all training images exists (nearest neighbour, certified)",
+        "a robust classifier of all training images exists (1-NN, certified)",
         f"{published.CLOSEST_PAIR / 2:.4f} > 8/255 = {8 / 255:.4f} (CIFAR-10 l∞)" if setting.norm == "linf" else "",
         f"smallest half distance {radii.min():.5f}, radius {setting.eps:.4g}; certified {share:.2f} %",
         "",
@@ -129,7 +132,7 @@ def _least_and_most(setting: Setting, most: Outcome, least: Outcome) -> Claim:
     found = difference(most, least, pgd)
     ratio = np.mean(most.values(pgd)) / max(float(np.mean(least.values(pgd))), 1e-9)
     return Claim(
-        f"{setting.name}: PGD-40 on the most robust training images at least {FACTOR:g} points above the least robust",
+        f"PGD-40: {MOST} at least {FACTOR:g} points above {LEAST}",
         "factor of about 2 (figure 1 (b))",
         f"{found}; factor {ratio:.2f}",
         "",
@@ -141,7 +144,7 @@ def _comparison(setting: Setting, comparison: Comparison, a: Outcome, b: Outcome
     found = difference(a, b, robust if comparison.value == "robust" else pgd)
     theirs = gap(setting, comparison)
     return Claim(
-        f"{setting.name}: {comparison.text}; {comparison.a} above {comparison.b}",
+        f"{comparison.text}: {_NAMES[comparison.value]}, {comparison.a} above {comparison.b}",
         "not studied" if theirs is None else f"{theirs[0]:+.2f} ({theirs[1]})",
         str(found),
         "" if theirs is None else f"{found.mean - theirs[0]:+.2f}",
@@ -154,8 +157,7 @@ def _alike(setting: Setting, emulated: Outcome, control: Outcome) -> Claim:
     found = difference(emulated, control, robust)
     theirs = gap(setting, Comparison("", "c (2s)*", "c (2s)", "robust", ((4, 3), (4, 2))))
     return Claim(
-        f"{setting.name}: AutoAttack on test images with and without focus within {UNRESOLVED:g} points; "
-        f"{EMULATED} and {CONTROL}",
+        f"s emulated: AutoAttack, {EMULATED} within {UNRESOLVED:g} points of {CONTROL}",
         "" if theirs is None else f"{theirs[0]:+.2f} ({theirs[1]})",
         f"{found.interval}, {len(common_seeds(emulated, control))} seeds",
         "" if theirs is None else f"{found.mean - theirs[0]:+.2f}",
@@ -163,11 +165,11 @@ def _alike(setting: Setting, emulated: Outcome, control: Outcome) -> Claim:
     )
 
 
-def _monitored(setting: Setting, check: dict[str, Any]) -> Claim:
+def _monitored(check: dict[str, Any]) -> Claim:
     sets = [", ".join(check[name]) for name in ("before", "again")]
     return Claim(
-        f"{setting.name}: which set is monitored has no influence on the weights",
-        "leak alleged",
+        "monitoring changes no weights",
+        "a leak is alleged",
         f"{check['weights']} weights after training with {sets[0]} and with {sets[1]} monitored: largest difference "
         f"{check['largest_difference']:g}",
         "",
@@ -175,15 +177,21 @@ def _monitored(setting: Setting, check: dict[str, Any]) -> Claim:
     )
 
 
-def _rise(setting: Setting, outcome: Outcome) -> Claim:
-    begin = low_rate_epoch(outcome.setup.epochs)
+def _rise(outcome: Outcome, begin: int, counted: bool = True) -> Claim:
+    epochs = outcome.setup.epochs
+    window = max(1, epochs // 12)
     histories = [seed.tracked["s"] for seed in outcome.seeds.values()]
-    found = paired_difference([history[-1] for history in histories], [history[begin - 1] for history in histories])
+    found = paired_difference(
+        [history[-window:].mean() for history in histories],
+        [history[max(begin - window, 0) : begin].mean() for history in histories],
+    )
+    rate = "small learning rate" if counted else "falling learning rate"
+    epochs_of = [f"{last - window + 1}-{last}" for last in (epochs, begin)]
     return Claim(
-        f"{setting.name}: PGD-40 on s rises while the learning rate is small, learning rate {outcome.setup.version}; last "
-        f"epoch above epoch {begin}",
+        f"{rate}, version {outcome.setup.version}: PGD-40 on s, epochs {epochs_of[0]} above {epochs_of[1]}",
         "rises (in words)",
         str(found),
         "",
         verdict(found),
+        counted,
     )

@@ -80,17 +80,20 @@ def _text(networks: Networks, setting: Setting, sets: Sets, outcomes: Outcomes) 
     shared = [
         f"{sets.overlap(focus, hold_out)} images of {focus} are in {hold_out}"
         for focus, hold_out in pairs
-        if focus is not None and hold_out is not None
+        if focus is not None and hold_out is not None and sets.overlap(focus, hold_out)
     ]
     if shared:
         text.append(
             f"Sets overlap: {', '.join(shared)}. What is held out is not trained on, except that a row with a mark trains on its "
             "whole focus set."
         )
-    warnings = sorted(
-        {warning for outcome in outcomes.values() for seed in outcome.seeds.values() for warning in seed.warnings}
-    )
-    return text + [f"AutoAttack warns: {warning}" for warning in warnings]
+    found = [seed.warnings for outcome in outcomes.values() for seed in outcome.seeds.values()]
+    warned = [warnings for warnings in found if warnings]
+    if warned:
+        text.append(
+            f"AutoAttack warns on {len(warned)} of {len(found)} networks of the table, on the first: {warned[0][0]}"
+        )
+    return text
 
 
 def _sharing(outcomes: Outcomes) -> str:
@@ -127,7 +130,7 @@ def _rows(setting: Setting, outcomes: Outcomes) -> Table:
             rows.append(_published(*reference))
     return Table(
         f"{setting.name}: accuracies in per cent, mean ± standard error over seeds. Best: weights of the epoch of highest "
-        "PGD-40 accuracy on the set in parentheses",
+        "PGD-40 accuracy on the set in parentheses. Rows with a table are the published ones",
         (
             "setup",
             "seeds",
@@ -136,9 +139,9 @@ def _rows(setting: Setting, outcomes: Outcomes) -> Table:
             "Δ best",
             "Δ last",
             "best epoch",
-            "PGD-40 on the set, best",
-            "PGD-40 on the set, last",
-            "PGD-40 on test images, last",
+            "PGD-40 on set, best",
+            "PGD-40 on set, last",
+            "PGD-40 on test, last",
         ),
         rows,
     )
@@ -173,7 +176,7 @@ def _published(table: int, number: int) -> list[str]:
     def text(value: float | None) -> str:
         return "x" if value is None else f"{value:.2f}"
 
-    label = f"{row.setup}, published ({published.LABELS[row.setting]}, table {table}, row {number})"
+    label = f"{row.setup}, {published.LABELS[row.setting]} (table {table}, row {number})"
     deltas = (text(row.delta_best), text(row.delta_last))
     return [label, "1", pair(row.best), pair(row.last), *deltas, str(row.best_epoch or "x"), text(row.pgd), "", ""]
 
@@ -204,7 +207,7 @@ def _counts(setting: Setting, outcomes: Outcomes) -> Table:
         if (first, second) == _COUNTED[0] and setting.reference == "cifar10_linf":
             rows.append(
                 [
-                    "the same, published (CIFAR-10 l∞, table 2, rows 5 and 4)",
+                    "published: CIFAR-10 l∞, table 2, rows 5 and 4",
                     "113 of 1024 (printed: about 112)",
                     "23 of 10000, best weights 20 (printed: about 200)",
                     "not printed",
@@ -212,13 +215,13 @@ def _counts(setting: Setting, outcomes: Outcomes) -> Table:
                 ]
             )
     return Table(
-        f"{setting.name}: gains in images, last weights",
+        f"{setting.name}: how many more images withstand the attack, last weights",
         (
             "rows",
-            "more images of the set withstand PGD-40",
-            "more test images withstand AutoAttack",
-            "test images that withstand in one row only",
-            "McNemar's p (one seed)",
+            "set, PGD-40",
+            "test, AutoAttack",
+            "robust in first only and in second only",
+            "McNemar's p",
         ),
         rows,
     )

@@ -62,6 +62,9 @@ def _introduction(config: Config) -> list[str]:
         "2s, the least robust images, twice as many as s. PGD-40 attacks the set in parentheses after every epoch; without a mark "
         "nothing else happens to it. `*`: PGD-40 examples of the set, made anew in every epoch, are added to every batch. "
         "`**`: they are the adversarial partners of their images. `+` (ours): clean images of the set are added instead.",
+        '**How to read a claim.** "s trained on: PGD-40, -v (s) above -s (s)": the first row trains on s and the second does not, and '
+        "the first has the higher accuracy on the set in its parentheses. AutoAttack is always on test images. Differences are "
+        "points, paired by seed, with their 95 % interval and the one-sided p-value. Controls are ours and are not counted.",
         "**Best and last.** Claims compare the last weights. The best weights are those of the epoch with the highest accuracy on "
         "the set in parentheses, which flatters that accuracy; and unless this set is held out, it is training data and "
         "no validation set.",
@@ -75,7 +78,8 @@ def _introduction(config: Config) -> list[str]:
         "numbers of evaluation and training are separate, and a set without a mark changes nothing.",
         "**Counts.** Between rows 4 and 5 of table 2, 113 more of the 1024 images of s withstand PGD-40, and 20 more of the "
         "10,000 test images withstand AutoAttack (best weights), not 200 as printed: a fifth of the local gain, and not almost twice "
-        "as much. The two rows also differ in what is held out, hard images or random ones.",
+        "as much. The two rows also differ in what is held out: hard images or the random set v. Which random set that is matters, too, "
+        "so -s (s) is compared with -v' (v) as well.",
         f"**What this preset cannot show.** {_NOT_SHOWN[config.preset]}",
     ]
 

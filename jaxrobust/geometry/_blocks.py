@@ -127,7 +127,7 @@ class Blocks:
         pairs = [(a, b) for a in range(len(self)) for b in range(a, len(self)) if not self._one_class(a, b)]
         before = None
         with ProgressBar(len(pairs), show=self._progress) as bar:
-            for done, (a, b) in enumerate(pairs):
+            for done, (a, b) in enumerate(pairs, 1):
                 if before is None or before[0] != a:
                     query = self.spread(self[a])
                 found = _compare(self._metric.compare, query, self[b])

@@ -24,6 +24,12 @@ def pair_distances(points, norm, dtype=np.float64):
     return np.square(differences).sum(-1) if norm == "l2" else np.abs(differences).max(-1)
 
 
+def pair_row(points, index, norm):
+    """One row of :func:`pair_distances`."""
+    differences = points - points[index]
+    return np.square(differences).sum(1) if norm == "l2" else np.abs(differences).max(1)
+
+
 def brute_force(points, labels, norm, dtype=np.float64):
     distances = np.where(labels[:, None] == labels[None], np.inf, pair_distances(points, norm, dtype))
     best = distances.min(1).astype(np.float64)
@@ -103,11 +109,6 @@ def test_digits_as_brute_force_and_as_integers(norm, digits, found):
     integers = robustness(points.astype(np.uint8), labels, norm)
     np.testing.assert_array_equal(integers.neighbours, found[norm].neighbours)
     np.testing.assert_allclose(integers.distances * 255 / 16, found[norm].distances, rtol=1e-15)
-
-
-def pair_row(points, index, norm):
-    differences = points - points[index]
-    return np.square(differences).sum(1) if norm == "l2" else np.abs(differences).max(1)
 
 
 @pytest.mark.parametrize(("norm", "metric"), [("l2", "euclidean"), ("linf", "chebyshev")])
