@@ -147,7 +147,7 @@ def measure(network: str, method: str, precision: str, arguments: argparse.Names
     }
     if arguments.peak_tflops:
         result["flops_utilisation"] = case.flops() / step / (1e12 * arguments.peak_tflops)
-    if arguments.torch and method == "pgd":
+    if arguments.torch and method == "pgd" and isinstance(case.model, models.WideResNet):
         torch_step = torch_pgd(case.model, precision, arguments.batch)
         for _ in range(3):
             torch_step()

@@ -56,8 +56,6 @@ MOST, LEAST = "-v (most)", "-v (s)"
 CONTROL, EMULATED = "-v (.)", "-v (s)*"
 UNRESOLVED = 3.0
 """Points of test robustness that a small study cannot resolve."""
-FACTOR = 15.0
-"""Points by which the most robust images must be ahead of the least robust ones."""
 
 
 def low_rate_epoch(epochs: int) -> int:
@@ -132,11 +130,11 @@ def _least_and_most(setting: Setting, most: Outcome, least: Outcome) -> Claim:
     found = difference(most, least, pgd)
     ratio = np.mean(most.values(pgd)) / max(float(np.mean(least.values(pgd))), 1e-9)
     return Claim(
-        f"PGD-40: {MOST} at least {FACTOR:g} points above {LEAST}",
+        f"PGD-40: {MOST} {f'at least {setting.lead:g} points ' if setting.lead else ''}above {LEAST}",
         "factor of about 2 (figure 1 (b))",
         f"{found}; factor {ratio:.2f}",
         "",
-        verdict(found, at_least=FACTOR),
+        verdict(found, at_least=setting.lead),
     )
 
 
@@ -166,12 +164,11 @@ def _alike(setting: Setting, emulated: Outcome, control: Outcome) -> Claim:
 
 
 def _monitored(check: dict[str, Any]) -> Claim:
-    sets = [", ".join(check[name]) for name in ("before", "again")]
+    before, again = (", ".join(check[name]) for name in ("before", "again"))
     return Claim(
         "monitoring changes no weights",
         "a leak is alleged",
-        f"{check['weights']} weights after training with {sets[0]} and with {sets[1]} monitored: largest difference "
-        f"{check['largest_difference']:g}",
+        f"largest difference {check['largest_difference']:g} of {check['weights']} weights, with {before} and with {again} monitored",
         "",
         holds(check["identical"]),
     )

@@ -9,17 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
-from jaxrobust.reporting import CommandError
+from jaxrobust.reporting import CommandError, option
 
 from . import presets, published
 from .presets import Setting
 from .setups import Setup, parse
-
-
-def _option(metavar: str, default: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 # The help shows line breaks of docstrings as they are, hence the long lines.
@@ -35,23 +29,23 @@ class Config:
 
     preset: Literal["small", "paper"] = "small"
     """small: bundled digits, minutes on two CPU cores. paper: tables 2, 3 and 4 with WRN-28-10 on CIFAR-10 and CIFAR-100, for accelerators; these TFDS data sets must be prepared."""
-    datasets: Annotated[tuple[str, ...] | None, _option("NAME ...", "small digits, paper all")] = None
+    datasets: Annotated[tuple[str, ...] | None, option("NAME ...", "small digits, paper all")] = None
     """Only these data sets: digits and mnist (a subset of 10,000 images, a small CNN) for small, cifar10 and cifar100 for paper."""
-    rows: Annotated[tuple[str, ...] | None, _option("ROW ...", "all of the preset")] = None
+    rows: Annotated[tuple[str, ...] | None, option("ROW ...", "all of the preset")] = None
     """Only these rows, e.g. --rows "v (.)" "v (s)" "v,c (2s)*" (a minus may stand first in reports, not here), or by table and row, e.g. --rows 2.5 4.3. A setup that the preset does not have is added."""
-    seeds: Annotated[tuple[int, ...] | None, _option("SEED ...", "each row's own")] = None
+    seeds: Annotated[tuple[int, ...] | None, option("SEED ...", "each row's own")] = None
     """Seeds of initialisation, data order and attacks, e.g. --seeds 0 1 2."""
-    epochs: Annotated[int | None, _option("N", "each row's own")] = None
+    epochs: Annotated[int | None, option("N", "each row's own")] = None
     """Epochs of every row."""
-    generated: Annotated[tuple[str, ...] | None, _option("FILE|SETTING=FILE ...", "needed for paper")] = None
+    generated: Annotated[tuple[str, ...] | None, option("FILE|SETTING=FILE ...", "needed for paper")] = None
     """npz files with generated images (image, label) that fill 80 % of every batch: one for all, or e.g. cifar10_linf=20m.npz cifar10_l2=50m.npz cifar100_linf=c100.npz; none: train on original images only."""
     recipe: Literal["text", "code"] = "text"
     """Where the printed text and the public code differ: momentum 0.9 or cycled between 0.95 and 0.85, and for l2 training steps of 32/255 or 25.6/255."""
-    accumulate: Annotated[int | None, _option("N", "small 1, paper 4")] = None
+    accumulate: Annotated[int | None, option("N", "small 1, paper 4")] = None
     """Parts that a batch is split into to save memory. Batch norm sees one part at a time: 512 images in the published runs."""
-    output: Annotated[Path | None, _option("FOLDER", "runs/focused_training/PRESET")] = None
+    output: Annotated[Path | None, option("FOLDER", "runs/focused_training/PRESET")] = None
     """Folder for results, report and figures."""
-    data_dir: Annotated[Path | None, _option("FOLDER", "TFDS_DATA_DIR, else TFDS's own")] = None
+    data_dir: Annotated[Path | None, option("FOLDER", "TFDS_DATA_DIR, else TFDS's own")] = None
     """Folder of prepared TFDS data sets."""
 
     @property

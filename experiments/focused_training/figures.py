@@ -23,7 +23,8 @@ CURVES = (
 )
 LEARNING_RATES = (
     "Learning-rate versions over all epochs, in the last sixth of them (as figure 4 (c), (d)), and what they do to the "
-    "accuracy under PGD-40 on the least robust training images; mean over seeds."
+    "accuracy under PGD-40 on the least robust training images; mean over the seeds that all versions have. PGD-40 starts from "
+    "the same random points for all versions, hence bumps in common."
 )
 # Okabe and Ito's palette: distinguishable with colour-blindness and in print.
 _BLACK, _ORANGE, _SKY, _GREEN, _YELLOW, _BLUE, _RED, _PURPLE = (
@@ -74,15 +75,16 @@ def learning_rates(setting: Setting, outcomes: Outcomes, path: Path) -> bool:
         return False
     epochs = next(iter(rows.values())).setup.epochs
     begin = low_rate_epoch(epochs)
+    seeds = set.intersection(*(set(outcome.seeds) for outcome in rows.values()))
     figure, axes = subplots(1, 3)
     every = np.arange(epochs)
     for version in (version for version in get_args(Version) if version in rows):
         schedule = schedules.one_cycle_version(version, setting.peak_rate, epochs)
         rates = np.asarray(schedule(jnp.asarray(every)))
-        label = f"{version}, last {rates[-1]:.1e}"
+        label = f"{version}, ends at {rates[-1]:.1e}"
         axes[0][0].plot(every + 1, rates, color=_VERSIONS[version], label=label)
         axes[0][1].plot(every[begin - 1 :] + 1, rates[begin - 1 :], color=_VERSIONS[version])
-        histories = np.asarray([seed.tracked["s"] for seed in rows[version].seeds.values()])
+        histories = np.asarray([rows[version].seeds[seed].tracked["s"] for seed in sorted(seeds)])
         window = slice(epochs // 2, None)
         axes[0][2].plot(every[window] + 1, histories.mean(0)[window], color=_VERSIONS[version])
     axes[0][1].set_yscale("log")

@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from experiments.study import Run
-from jaxrobust import attacks, data, models
+from jaxrobust import attacks, data, models, training
 from jaxrobust.reporting import CommandError
 
 from . import focus, recipe, trainer
@@ -115,17 +115,20 @@ class Networks:
     def _train(
         self, setting: Setting, setup: Setup, monitored: tuple[str, ...], seed: int, directory: Path
     ) -> trainer.Trained:
-        return trainer.train(
-            setting,
-            setup,
-            self.model(setting),
-            self.dataset(setting),
-            self.sets(setting).members,
-            monitored,
-            seed,
-            generated=self.generated(setting),
-            directory=directory,
-        )
+        try:
+            return trainer.train(
+                setting,
+                setup,
+                self.model(setting),
+                self.dataset(setting),
+                self.sets(setting).members,
+                monitored,
+                seed,
+                generated=self.generated(setting),
+                directory=directory,
+            )
+        except (training.NonFiniteLossError, training.CheckpointError) as error:
+            raise CommandError(f"{setting.name}, {setup}, seed {seed}: {error}") from error
 
     def logits_fn(self, setting: Setting, setup: Setup, seed: int, epoch: int) -> attacks.LogitsFn:
         """The averaged network after an epoch that is kept: the last, or the best on a set."""

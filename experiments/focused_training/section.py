@@ -58,12 +58,13 @@ def _text(networks: Networks, setting: Setting, sets: Sets, outcomes: Outcomes) 
     }.get(setting.dataset, "")
     setup = next(iter(outcomes.values())).setup
     generated = "original images only" if setting.generated is None else f"generated images {setting.generated}"
+    options = ", ".join(f"{name} {value}" for name, value in setting.options)
     text = [
         f"{origin} {len(dataset.train_labels)} training and {len(dataset.test_labels)} test images, {generated}. "
-        f"{setting.model}, {setup.epochs} epochs of {setting.epoch_steps} updates with {setup.ordinary} images each, and "
+        f"{setting.model} ({options}), {setup.epochs} epochs of {setting.epoch_steps} updates with {setup.ordinary} images each, and "
         f"the focus images of a row with a mark on top. TRADES with beta {setting.beta:g}, label smoothing "
         f"{setting.label_smoothing:g}, PGD-{setting.train_steps}; SGD with Nesterov momentum, learning rate at most "
-        f"{setting.peak_rate:g}; averaged weights. AutoAttack (standard version) on {attacked} test images; PGD-"
+        f"{setting.peak_rate:g}; averaged weights. AutoAttack (standard version) on {_all_or_first(attacked, len(dataset.test_labels))} test images; PGD-"
         f"{setting.tracking_steps} with the margin loss on the sets.".strip(),
         _sharing(outcomes),
     ]
@@ -87,6 +88,13 @@ def _text(networks: Networks, setting: Setting, sets: Sets, outcomes: Outcomes) 
             f"Sets overlap: {', '.join(shared)}. What is held out is not trained on, except that a row with a mark trains on its "
             "whole focus set."
         )
+    if any(outcome.setup.version != "original" for outcome in outcomes.values()):
+        averaged = 1 / (1 - setting.decay)
+        text.append(
+            f"Weights are averaged over about {averaged:.0f} updates: {averaged / setting.epoch_steps:.0f} of {setup.epochs} epochs "
+            "here, 8 of 2400 in the first published runs. Averaging may do what a small learning rate does, and before it is "
+            "small."
+        )
     found = [seed.warnings for outcome in outcomes.values() for seed in outcome.seeds.values()]
     warned = [warnings for warnings in found if warnings]
     if warned:
@@ -94,6 +102,10 @@ def _text(networks: Networks, setting: Setting, sets: Sets, outcomes: Outcomes) 
             f"AutoAttack warns on {len(warned)} of {len(found)} networks of the table, on the first: {warned[0][0]}"
         )
     return text
+
+
+def _all_or_first(count: int, total: int) -> str:
+    return f"all {count}" if count == total else f"the first {count}"
 
 
 def _sharing(outcomes: Outcomes) -> str:

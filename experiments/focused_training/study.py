@@ -64,7 +64,7 @@ def _introduction(config: Config) -> list[str]:
         "`**`: they are the adversarial partners of their images. `+` (ours): clean images of the set are added instead.",
         '**How to read a claim.** "s trained on: PGD-40, -v (s) above -s (s)": the first row trains on s and the second does not, and '
         "the first has the higher accuracy on the set in its parentheses. AutoAttack is always on test images. Differences are "
-        "points, paired by seed, with their 95 % interval and the one-sided p-value. Controls are ours and are not counted.",
+        "points, paired by seed, with their 95 % interval and the one-sided p-value. Controls are not claims of the study and are not counted.",
         "**Best and last.** Claims compare the last weights. The best weights are those of the epoch with the highest accuracy on "
         "the set in parentheses, which flatters that accuracy; and unless this set is held out, it is training data and "
         "no validation set.",
@@ -73,9 +73,9 @@ def _introduction(config: Config) -> list[str]:
         "attacked is one object, a copy with averaged weights that no optimizer reads, and gradients are set to zero before "
         "every update. What evaluation and training do share there is the stream of random numbers: PGD-40 draws from it, so "
         "another focus set means other random numbers from then on, as another seed does. That row -v (s) has a higher "
-        "accuracy on s than row -s (s) needs no leak either: s is trained on in one and not in the other. And where "
-        "PGD-40 examples are trained on for certain (rows with a star), the accuracy on the set rises far more. Here, random "
-        "numbers of evaluation and training are separate, and a set without a mark changes nothing.",
+        "accuracy on s than row -s (s) needs no leak either: s is trained on in one and not in the other. And in the published "
+        "rows with a star, where PGD-40 examples are trained on for certain, the accuracy on the set rises far more. Here, "
+        "random numbers of evaluation and training are separate, and a set without a mark changes nothing.",
         "**Counts.** Between rows 4 and 5 of table 2, 113 more of the 1024 images of s withstand PGD-40, and 20 more of the "
         "10,000 test images withstand AutoAttack (best weights), not 200 as printed: a fifth of the local gain, and not almost twice "
         "as much. The two rows also differ in what is held out: hard images or the random set v. Which random set that is matters, too, "
@@ -86,7 +86,7 @@ def _introduction(config: Config) -> list[str]:
 
 _NOT_SHOWN = {
     "small": "Differences of 0.1 to 0.3 points of test robustness, the size of all published gains: a few seeds and some hundred "
-    "test images resolve a point or two, so a gain on test images is neither confirmed nor refuted. Which version of the "
+    "test images resolve a point or two, so a gain of that size is neither confirmed nor refuted. Which version of the "
     "learning rate is the best. Whether 2s and 4s help more than s. Anything about natural images or large networks.",
     "paper": "With one seed per row, differences between rows: give --seeds for more. Whatever could leak from an evaluation, "
     "since nothing does.",

@@ -12,17 +12,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxrobust.reporting import CommandError
+from jaxrobust.reporting import CommandError, option
 
 from . import published
 
 Part = Literal["compare", "frequencies", "bands", "linear", "lipschitz"]
 PARTS: tuple[Part, ...] = ("compare", "frequencies", "bands", "linear", "lipschitz")
 OPTIMIZERS = ("sgd", "momentum", "adam", "rmsprop", "sign_sgd", "adagrad", "adamw")
-
-
-def _option(metavar: str, default: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 # The help shows line breaks of docstrings as they are, hence the long lines.
@@ -41,23 +37,23 @@ class Config:
     """Which part to run. Negative controls, on which the published effect is not expected, belong to all (or to any part, if --datasets names theirs)."""
     preset: Literal["small", "paper"] = "small"
     """small: bundled digits, minutes on two CPU cores. paper: the published data sets, networks and settings, for an accelerator; its TFDS data sets must be prepared."""
-    datasets: Annotated[tuple[str, ...] | None, _option("NAME ...", "all of the preset")] = None
+    datasets: Annotated[tuple[str, ...] | None, option("NAME ...", "all of the preset")] = None
     """Only these data sets, e.g. --datasets digits28 or --datasets mnist cifar10. One that the preset does not have is added."""
-    optimizers: Annotated[tuple[str, ...] | None, _option("NAME ...", "the preset's")] = None
+    optimizers: Annotated[tuple[str, ...] | None, option("NAME ...", "the preset's")] = None
     """Only these optimizers: sgd, momentum, adam, rmsprop, sign_sgd, adagrad, adamw. sgd, with which the others are compared, is always included."""
-    learning_rates: Annotated[tuple[float, ...] | None, _option("RATE ...", "the preset's")] = None
+    learning_rates: Annotated[tuple[float, ...] | None, option("RATE ...", "the preset's")] = None
     """Candidate learning rates for every optimizer; the one of highest held-out accuracy is used. A single one is used as it is."""
-    seeds: Annotated[tuple[int, ...] | None, _option("SEED ...", "the preset's")] = None
+    seeds: Annotated[tuple[int, ...] | None, option("SEED ...", "the preset's")] = None
     """Seeds of initialisation and data order, e.g. --seeds 0 1 2."""
-    epochs: Annotated[int | None, _option("N", "each setting's own")] = None
+    epochs: Annotated[int | None, option("N", "each setting's own")] = None
     """Passes over the training data."""
-    model: Annotated[str | None, _option("NAME", "each setting's own")] = None
+    model: Annotated[str | None, option("NAME", "each setting's own")] = None
     """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, wide_resnet, wrn_28_10, wrn_34_10, vit_small, vit_b16, m5."""
-    output: Annotated[Path | None, _option("FOLDER", "runs/optimizer_robustness/PRESET")] = None
+    output: Annotated[Path | None, option("FOLDER", "runs/optimizer_robustness/PRESET")] = None
     """Folder for results, report and figures."""
-    data_dir: Annotated[Path | None, _option("FOLDER", "TFDS_DATA_DIR, else TFDS's own")] = None
+    data_dir: Annotated[Path | None, option("FOLDER", "TFDS_DATA_DIR, else TFDS's own")] = None
     """Folder of prepared TFDS data sets."""
-    vit_weights: Annotated[Path | None, _option("FILE", "leave that setting out")] = None
+    vit_weights: Annotated[Path | None, option("FILE", "leave that setting out")] = None
     """npz checkpoint of the ImageNet-1k ViT-B/16 whose head the preset paper trains."""
 
     @property
@@ -328,9 +324,9 @@ def _check(config: Config) -> None:
         raise CommandError(
             "--vit-weights belongs to a setting of --preset paper with a network of its own: leave out --model"
         )
-    for path, option in ((config.data_dir, "--data-dir"), (config.vit_weights, "--vit-weights")):
+    for path, name in ((config.data_dir, "--data-dir"), (config.vit_weights, "--vit-weights")):
         if path is not None and not path.exists():
-            raise CommandError(f"{option}: {path} does not exist")
+            raise CommandError(f"{name}: {path} does not exist")
 
 
 def _new_setting(name: str, config: Config) -> Setting:

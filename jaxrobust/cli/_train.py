@@ -236,7 +236,9 @@ class _Plan:
         held_out = None
         if self.has_holdout:
             held_out = training.Evaluation(
-                lambda variables: self.measure(variables, self.dataset),
+                lambda variables: {  # fractions, as training metrics are
+                    name: percent / 100 for name, percent in self.measure(variables, self.dataset).items()
+                },
                 every=command.evaluate_every * self.epoch_steps,
                 select=SELECTION,
                 patience=command.patience,

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import tyro
-
-
-def _option(metavar: str, default: str | None = None) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=None if default is None else f"(default: {default})")
+from jaxrobust.reporting import option
 
 
 @dataclass(frozen=True)
@@ -25,19 +21,19 @@ class Train:
     """
 
     # What is learned
-    dataset: Annotated[str, _option("NAME|FOLDER|FILE")] = "digits"
+    dataset: Annotated[str, option("NAME|FOLDER|FILE")] = "digits"
     """Data set: digits, digits_dct16, digits28 (bundled), mnist, cifar10 and others (prepared with TFDS), a folder with train/CLASS/*.jpg and test/CLASS/*.jpg, or an npz file with train_images, train_labels, test_images and test_labels."""
-    model: Annotated[str, _option("NAME")] = "small_cnn"
+    model: Annotated[str, option("NAME")] = "small_cnn"
     """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, wide_resnet, wrn_28_10, wrn_34_10, vit_small, vit_b16, m5."""
-    options: Annotated[tuple[str, ...], _option("NAME=VALUE ...", "the network's own")] = ()
+    options: Annotated[tuple[str, ...], option("NAME=VALUE ...", "the network's own")] = ()
     """Options of the network, e.g. --options widths=256,128 or --options depth=16 width=4 mean=0.49,0.48,0.45 std=0.25,0.24,0.26."""
-    holdout: Annotated[int | None, _option("N", "a tenth, at most 1024")] = None
+    holdout: Annotated[int | None, option("N", "a tenth, at most 1024")] = None
     """Training images held out for choosing the best network; 0 trains on all, and no best network is kept."""
-    generated: Annotated[Path | None, _option("FILE", "none")] = None
+    generated: Annotated[Path | None, option("FILE", "none")] = None
     """npz file with generated images (image, label) that fill a part of every batch; read from disk as needed."""
     fraction: float = 0.8
     """Share of generated images in a batch."""
-    augment: Annotated[tuple[Literal["flip", "crop", "rotate"], ...], _option("flip|crop|rotate ...", "none")] = ()
+    augment: Annotated[tuple[Literal["flip", "crop", "rotate"], ...], option("flip|crop|rotate ...", "none")] = ()
     """Augmentation: flip (left to right), crop (4 pixels of padding), rotate (up to 15 degrees)."""
 
     # The method
@@ -45,13 +41,13 @@ class Train:
     """standard: no attack. pgd: adversarial training. mixture: half clean, half adversarial loss. trades, mart."""
     norm: Literal["linf", "l2", "l1"] = "linf"
     """Norm of the threat model."""
-    eps: Annotated[str, _option("RADIUS")] = "8/255"
+    eps: Annotated[str, option("RADIUS")] = "8/255"
     """Radius of the threat model, for pixels in [0, 1]: a number or a fraction."""
     attack_steps: int = 10
     """Steps of the training attack."""
-    step_size: Annotated[str | None, _option("LENGTH", "eps/4")] = None
+    step_size: Annotated[str | None, option("LENGTH", "eps/4")] = None
     """Step size of the training attack."""
-    beta: Annotated[float | None, _option("WEIGHT", "trades 6, mart 5")] = None
+    beta: Annotated[float | None, option("WEIGHT", "trades 6, mart 5")] = None
     """Weight of the robust part of TRADES or MART."""
     awp: float = 0.0
     """Adversarial weight perturbation: relative size, such as 0.005; 0 leaves it out."""
@@ -83,15 +79,15 @@ class Train:
     """Parts into which each batch is split to save memory."""
     remat: bool = False
     """Compute activations again on the way back instead of keeping them (residual networks)."""
-    coordinator: Annotated[str | None, _option("HOST:PORT", "one process")] = None
+    coordinator: Annotated[str | None, option("HOST:PORT", "one process")] = None
     """Several processes: address of the first one, or 'auto' where the cluster tells (TPU pods, Slurm)."""
-    processes: Annotated[int | None, _option("N", "told by the cluster")] = None
+    processes: Annotated[int | None, option("N", "told by the cluster")] = None
     """Number of processes."""
-    process: Annotated[int | None, _option("I", "told by the cluster")] = None
+    process: Annotated[int | None, option("I", "told by the cluster")] = None
     """Number of this process, from 0."""
     workers: int = 2
     """Threads that read images."""
-    data_dir: Annotated[Path | None, _option("FOLDER", "TFDS_DATA_DIR, else TFDS's own")] = None
+    data_dir: Annotated[Path | None, option("FOLDER", "TFDS_DATA_DIR, else TFDS's own")] = None
     """Folder of prepared TFDS data sets."""
 
     # The run
@@ -99,9 +95,9 @@ class Train:
     """Decides initialisation, order of images, augmentation and attacks."""
     evaluate_every: int = 1
     """Epochs between held-out evaluations."""
-    patience: Annotated[int | None, _option("N", "never")] = None
+    patience: Annotated[int | None, option("N", "never")] = None
     """Stop after so many evaluations without a new best."""
-    checkpoint_every: Annotated[int | None, _option("STEPS", "an epoch")] = None
+    checkpoint_every: Annotated[int | None, option("STEPS", "an epoch")] = None
     """Updates between checkpoints."""
     keep: int = 2
     """Checkpoints of the last states that stay on disk."""
@@ -109,5 +105,5 @@ class Train:
     """Updates between records."""
     tensorboard: bool = False
     """Also write TensorBoard events (extra 'tensorboard')."""
-    output: Annotated[Path | None, _option("FOLDER", "runs/train/...")] = None
+    output: Annotated[Path | None, option("FOLDER", "runs/train/...")] = None
     """Folder for checkpoints, metrics and report."""

@@ -54,14 +54,11 @@ def write_report(command: Train, folder: Path, rows: list[Row], *, test_images: 
         f"# {command.model} on {Path(command.dataset).stem}: {command.method}\n",
         _method(command, rows[0].step),
         table.markdown(),
-    ]
-    if command.method != "standard" or records:
-        _curves(records, folder / "figures" / "learning_curves")
-        lines.append("![learning curves](figures/learning_curves.png)\n")
-    lines.append(
+        "![learning curves](figures/learning_curves.png)\n",
         "PGD finds out what a training run does, not how robust a network is. The number to report is AutoAttack's:\n\n"
-        f"    {evaluate}\n"
-    )
+        f"    {evaluate}\n",
+    ]
+    _curves(records, folder / "figures" / "learning_curves")
     write_text(folder / "report.md", "\n".join(lines))
     print_table(table)
     print(f"report:      {folder / 'report.md'}")
@@ -88,9 +85,7 @@ def _curves(records: list[dict[str, Any]], path: Path) -> None:
     loss.set_ylabel("training loss")
     styles = zip(("#56B4E9", "#0072B2", "#E69F00", "#D55E00"), ("-", "-", "--", "--"), strict=True)
     for (name, label), (color, line) in zip(CURVES.items(), styles, strict=True):
-        # Training accuracies are fractions of a batch, held-out ones per cent.
-        scale = 1 if name.startswith("eval/") else 100
-        points = [(record["step"], scale * record[name]) for record in records if name in record]
+        points = [(record["step"], 100 * record[name]) for record in records if name in record]
         if points:
             accuracy.plot(*zip(*points, strict=True), label=label, color=color, linestyle=line)
     accuracy.set_xlabel("step")

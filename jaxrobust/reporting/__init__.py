@@ -2,6 +2,7 @@
 
 from ._command import CommandError as CommandError
 from ._command import main as main
+from ._command import option as option
 from ._figures import save_figure as save_figure
 from ._figures import subplots as subplots
 from ._folder import ResultFolder as ResultFolder

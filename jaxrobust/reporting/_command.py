@@ -15,6 +15,11 @@ class CommandError(Exception):
     """A mistake of the user's; its message says what was given, what is wanted and how to mend it."""
 
 
+def option(metavar: str, default: str | None = None) -> Any:
+    """How ``--help`` shows an option: what its value is, and what its default is where the value does not say."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=None if default is None else f"(default: {default})")
+
+
 def main(configuration: type[Config] | Mapping[str, type[Config]], run: Callable[[Config], None], program: str) -> None:
     """Parse the command line into ``configuration``, or into that of a subcommand, and run the command.
 

@@ -316,6 +316,28 @@ class TestPublished:
             assert starred.last[0] < base.last[0]
 
 
+class TestAllegedGlitch:
+    """Check 7.5.13: a manager that switches off what it is given switches off what it keeps."""
+
+    class Manager:
+        def __init__(self, network):
+            self.network, self.states = network, dict(network)
+            network.update(dict.fromkeys(network, False))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.network.update(self.states)
+
+    def test_both_names_are_one_object(self):
+        network = {"conv": True, "head": False}
+        with self.Manager(network) as manager:
+            assert manager.network is network
+            assert manager.network == {"conv": False, "head": False}
+        assert network == {"conv": True, "head": False}
+
+
 class TestSets:
     def test_their_order_and_sizes(self):
         robustness = np.array([0.5, 0.25, 0.75, 0.25, 0.5, 0.0, 1.0, 0.5, 0.75, 1.0])
@@ -563,6 +585,44 @@ class TestStudy:
             assert (tmp_path / f"{path}.png").stat().st_size > 1000
         assert len(found.figures) == 2
         assert not any((tmp_path / "checkpoints").glob("*"))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["cifar10_l2_table4", "cifar100_linf_table4", "cifar10_linf_table2"])
+    def test_every_kind_of_setting_of_the_paper_runs(self, tmp_path, quick_attack, monkeypatch, name):
+        """On random data, with a small network and little training."""
+        classes = 100 if "cifar100" in name else 10
+        rng = np.random.default_rng(0)
+        images, labels = rng.integers(0, 256, (120, 32, 32, 3), np.uint8), rng.integers(classes, size=120)
+        images[0] = images[1]
+        labels[:2] = 0, 1
+        monkeypatch.setattr(
+            focus, "load", lambda name, **_: data.Dataset(name, images, labels, images, labels, classes)
+        )
+        file = tmp_path / "generated.npz"
+        np.savez(file, image=images, label=labels)
+        rows = (
+            ("2.1", "2.5", "2.10") if name.endswith("2") else ("4.4", "4.7", "c (2s)", "c (2s)*", "c (2s)**", "c (2s)+")
+        )
+        wanted = Config(preset="paper", generated=(str(file),), rows=rows, epochs=2, recipe="code")
+        setting = next(setting for setting in config.settings(wanted) if setting.name == name)
+        small = tuple(
+            replace(one, batch_size=16 + 4 * bool(one.focus_per_batch), focus_per_batch=4 * bool(one.focus_per_batch))
+            for one in setting.setups
+        )
+        setting = replace(
+            setting, setups=small, model="wide_resnet", options=(*setting.options, ("depth", 10), ("width", 1)),
+            epoch_steps=2, focus_size=10, train_steps=1, tracking_steps=2, accumulate=2, tested=20, attacked=20,
+        )  # fmt: skip
+        with Run(tmp_path / "run", {}) as run:
+            study = networks.Networks(run, generated=lambda _: file)
+            study.prepare(setting)
+            found = section.run(study, setting)
+            weights = study.trained(setting, setting.setups[0], setting.setups[0].seeds[0])["arrays"]
+        assert any(name.startswith("epoch_2/batch_stats/") for name in weights)
+        text = found.markdown()
+        assert "2 training images coincide with a differently labelled one" in text
+        assert "generated images generated.npz" in text
+        assert len(found.tables[1].rows) == len(small) + sum(one.reference is not None for one in small)
 
     def test_published_differences(self):
         (table3, *_) = [s for s in config.settings(Config(preset="paper", generated=("none",))) if s.table == 3]

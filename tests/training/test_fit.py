@@ -277,10 +277,9 @@ def test_a_gradient_that_is_not_finite_is_no_checkpoint(blobs, tmp_path):
 def test_a_full_disk_is_an_error_that_leaves_earlier_checkpoints_intact(blobs, tmp_path):
     """A limit on the size of files stands for the full disk: both end in an error when a file is written."""
     resource = pytest.importorskip("resource")
-    state, step, batches = pieces(blobs)
-    images, labels = blobs
+    _, _, batches = pieces(blobs)
     big, optimizer = models.MLP(classes=3, widths=(4000,)), optimizers.sgd(0.1)
-    state = training.init_state(big, jax.random.key(0), images[:1], optimizer)
+    state = training.init_state(big, jax.random.key(0), blobs[0][:1], optimizer)
     step = training.make_train_step(training.linen_apply(big), training.standard(), optimizer)
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     settings = {"steps": 4, "directory": tmp_path, "checkpoint_every": 2}
@@ -292,7 +291,7 @@ def test_a_full_disk_is_an_error_that_leaves_earlier_checkpoints_intact(blobs, t
 
     full = stopping_at(batches, 3, fill)
     try:
-        with pytest.raises(training.CheckpointError, match="cannot write a checkpoint in .*earlier ones are intact"):
+        with pytest.raises(training.CheckpointError, match=r"cannot write a checkpoint in .*earlier ones are intact"):
             training.fit(state, step, full, **settings)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)

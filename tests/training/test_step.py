@@ -66,11 +66,11 @@ def test_what_does_not_fit_is_refused(blobs):
         run(model, images, labels, accumulate=4)
     with pytest.raises(ValueError, match="accumulate must be at least 1"):
         run(model, images, labels, accumulate=0)
+    state = training.init_state(model, jax.random.key(0), images, optax.sgd(0.1))
+    step = training.make_train_step(
+        training.linen_apply(model), training.standard(), optax.sgd(0.1), averaging=training.ema()
+    )
     with pytest.raises(ValueError, match="same averaging"):
-        state = training.init_state(model, jax.random.key(0), images, optax.sgd(0.1))
-        step = training.make_train_step(
-            training.linen_apply(model), training.standard(), optax.sgd(0.1), averaging=training.ema()
-        )
         step(state, {"images": images, "labels": labels})
     with pytest.raises(ValueError, match="batch of 5 rows cannot be split over 2 devices"):
         batching.shard_rows(images[:5], batching.data_mesh())
@@ -98,8 +98,9 @@ def test_bfloat16_computes_in_half_and_keeps_float32(blobs):
 
     model = models.MLP(classes=3, widths=(6,), dtype=jnp.bfloat16)
     state, metrics = run(model, images, labels, objective=training.adversarial(attack), averaging=training.ema())
-    assert seen and set(seen) == {jnp.dtype(jnp.float32)}
-    floats = [leaf for leaf in jax.tree.leaves((state.params, state.opt_state, state.average.params, metrics))]
+    assert seen
+    assert set(seen) == {jnp.dtype(jnp.float32)}
+    floats = jax.tree.leaves((state.params, state.opt_state, state.average.params, metrics))
     assert {leaf.dtype for leaf in floats} == {jnp.dtype(jnp.float32)}
     exact, _ = run(models.MLP(classes=3, widths=(6,)), images, labels, objective=training.adversarial(attack))
     assert_close(state.params, exact.params, atol=0.02)
