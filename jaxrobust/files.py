@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path``, which takes its place if the block ends well and is removed otherwise.
+
+    Its name is used once: several processes may make the same file, and the last one's stays.
+    """
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file in the same folder, then rename it to ``path``."""
-    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")
-    write(temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Let ``write`` fill the file, as a whole or not at all, see :func:`replacing`."""
+    with replacing(path) as temporary:
+        write(temporary)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,33 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from jaxrobust.files import replacing
 
 
 def default_cache_dir() -> Path:
     """``jaxrobust`` under ``XDG_CACHE_HOME``, or under ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrobust"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path``, which takes its place if the block ends well and is removed otherwise.
-
-    Its name is used once: several processes may make the same file, and the last one's stays.
-    """
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_whole(path: Path, description: Path) -> bool:

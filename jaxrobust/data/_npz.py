@@ -16,7 +16,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ._cache import replacing
+from jaxrobust.files import replacing
+
 from ._dataset import Dataset
 
 CHUNK = 1 << 20
