@@ -88,6 +88,7 @@ def test_second_run_only_reports(trained, tmp_path):
         evaluate(command(trained / "mlp.safetensors", tmp_path / "out", eps="0.1"))
 
 
+@pytest.mark.slow
 def test_killed_evaluation_continues_and_gives_the_same(trained, tmp_path):
     program = (
         "from jaxrobust.attacks._auto_attack import _stages; _stages.QUERIES, _stages.STEPS = 20, 5; "

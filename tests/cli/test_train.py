@@ -66,6 +66,7 @@ def test_the_folder_is_all_that_evaluation_needs(trained, tmp_path, monkeypatch,
         evaluate(Evaluate(trained, "0.1", model="mlp", options=("widths=8,",), output=tmp_path / "wrong"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -108,6 +109,7 @@ def test_generated_images_and_folders(tmp_path, capsys):
         tmp_path / "run",
         dataset=str(tmp_path / "images"),
         generated=tmp_path / "generated.npz",
+        method="standard",
         batch_size=20,
         epochs=1,
         attack_steps=1,
@@ -126,6 +128,7 @@ def process(output, *options):
     )
 
 
+@pytest.mark.slow
 def test_terminated_run_has_its_own_exit_code_and_says_how_to_go_on(tmp_path):
     worker = process(tmp_path / "run")
     while worker.poll() is None and not training.read_metrics(tmp_path / "run" / "metrics.jsonl"):
