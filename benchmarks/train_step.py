@@ -151,14 +151,8 @@ def measure(network: str, method: str, precision: str, arguments: argparse.Names
         torch_step = torch_pgd(case.model, precision, arguments.batch)
         for _ in range(3):
             torch_step()
-        result["torch_step_ms"] = 1e3 * statistics.median(timed(torch_step) for _ in range(10))
+        result["torch_step_ms"] = 1e3 * statistics.median(seconds(torch_step) for _ in range(10))
     return result
-
-
-def timed(function: Callable[[], None]) -> float:
-    begin = time.perf_counter()
-    function()
-    return time.perf_counter() - begin
 
 
 def torch_pgd(model: models.WideResNet, precision: str, batch: int) -> Callable[[], None]:

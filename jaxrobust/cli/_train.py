@@ -27,7 +27,7 @@ from ._arguments import NORMS, length, network, network_options
 from ._train_config import Train
 from ._train_report import Row, write_report
 
-AUGMENTATIONS: dict[str, training.Augment] = {
+AUGMENTATIONS: dict[str, data.Augment] = {
     "flip": data.random_flip,
     "crop": data.random_crop,
     "rotate": data.random_rotation(15),
@@ -323,8 +323,10 @@ def _quiet_checkpoints() -> Iterator[None]:
 
 def _report(command: Train, plan: _Plan) -> None:
     places = {"last": plan.folder} | ({"best": plan.folder / "checkpoints" / "best"} if plan.has_holdout else {})
-    rows = [
-        Row(name, place, training.latest_step(place), plan.measure(training.restore_variables(place), plan.test))
-        for name, place in places.items()
-    ]
+    rows: list[Row] = []
+    for name, place in places.items():
+        step = training.latest_step(place)
+        known = [row.accuracies for row in rows if row.step == step]  # last and best of one step are one network
+        accuracies = known[0] if known else plan.measure(training.restore_variables(place), plan.test)
+        rows.append(Row(name, place, step, accuracies))
     write_report(command, plan.folder, rows, test_images=len(plan.test.test_labels))

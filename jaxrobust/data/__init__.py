@@ -2,6 +2,7 @@
 
 from jaxrobust.batching import to_float as to_float
 
+from ._augment import Augment as Augment
 from ._augment import compose as compose
 from ._augment import random_crop as random_crop
 from ._augment import random_flip as random_flip

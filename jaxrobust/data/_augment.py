@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxrobust.random import example_keys, fold_in_each
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
-"""``(key, images [batch, height, width, channels]) -> images``."""
+"""``(key, images [batch, height, width, channels]) -> images``, jittable."""
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:

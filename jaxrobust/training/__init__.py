@@ -35,7 +35,6 @@ from ._state import Apply as Apply
 from ._state import TrainState as TrainState
 from ._state import init_state as init_state
 from ._state import linen_apply as linen_apply
-from ._step import Augment as Augment
 from ._step import TrainStep as TrainStep
 from ._step import make_train_step as make_train_step
 from ._stopping import EXIT_TERMINATED as EXIT_TERMINATED

@@ -90,7 +90,7 @@ def fit(
     mesh = data_mesh() if mesh is None else mesh
     state = jax.tree.map(lambda leaf: leaf.copy(), state)  # the caller's arrays are not ours to donate
     state, best = replicate((state, Best.nothing()), mesh)
-    step, saved = 0, -1
+    step = 0
     metrics: Mapping[str, jax.Array] = {}
     with ExitStack() as stack:
         checkpoints = None
@@ -98,7 +98,6 @@ def fit(
             checkpoints = stack.enter_context(Checkpoints(Path(directory) / "checkpoints", keep=keep))
             step, restored = checkpoints.restore_latest(STATE, _pack(state, best))
             state, best = _unpack(restored)
-            saved = step
         records = stack.enter_context(Records(directory, step, steps, tensorboard=tensorboard, progress=progress))
         stop = stack.enter_context(StopSignals())
         compiled = jax.jit(train_step, donate_argnums=0)
@@ -108,11 +107,9 @@ def fit(
             return step == steps or (every is not None and step % every == 0)
 
         def save() -> None:
-            nonlocal saved
-            if checkpoints is not None and saved < step:
+            if checkpoints is not None:
                 checkpoints.wait(BEST)  # the state says which network is the best: that one must be on disk
                 checkpoints.save(STATE, step, _pack(state, best))
-                saved = step
 
         try:
             over = step >= steps or is_exhausted(evaluation, best, step)

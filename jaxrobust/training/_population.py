@@ -13,13 +13,13 @@ import numpy as np
 import optax
 
 from jaxrobust.batching import to_float
-from jaxrobust.data import epoch_batches
+from jaxrobust.data import Augment, epoch_batches
 from jaxrobust.iteration import convolves_slowly, equations
 
 from ._checkpoints import Checkpoints
 from ._objectives import Objective, standard
 from ._state import TrainState, init_state, linen_apply
-from ._step import Augment, make_train_step
+from ._step import make_train_step
 
 PopulationMode = Literal["auto", "together", "one_by_one"]
 OptimizerFactory = Callable[[Any], optax.GradientTransformation]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxrobust.batching import to_float
+from jaxrobust.data import Augment
 from jaxrobust.iteration import iterate
 
 from ._averaging import Averaging
@@ -17,8 +18,6 @@ from ._objectives import AdversarialObjective, Batch, Objective
 from ._state import Apply, TrainState
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
-Augment = Callable[[jax.Array, jax.Array], jax.Array]
-"""``(key, images [batch, height, width, channels]) -> images``, jittable."""
 
 
 class _Part(NamedTuple):
