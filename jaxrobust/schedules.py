@@ -244,3 +244,45 @@ def one_cycle_version(version: Version, peak: Rate, epochs: int) -> optax.Schedu
         return jnp.where(step <= begin, original(step), decayed)
 
     return schedule
+
+
+def cosine_with_warmup(
+    peak: Rate, epochs: int, *, warmup_epochs: float = 5, warmup_rate: float = 1e-6, final_rate: float = 1e-5
+) -> optax.Schedule:
+    """Linear warm-up from ``warmup_rate``, then the cosine from ``peak`` to ``final_rate`` over *all* epochs.
+
+    timm's cosine schedule, with which ImageNet networks are fine-tuned. The cosine does not wait for the warm-up: after it
+    the rate continues where the cosine is by then, a little below the peak.
+
+    Args:
+        peak: rate that the warm-up aims at.
+        epochs: in all.
+        warmup_epochs: length of the warm-up, below ``epochs``; 0 for none.
+        warmup_rate: first rate of the warm-up.
+        final_rate: rate from the end of the last epoch on.
+
+    Returns:
+        A schedule of epochs, whole or not; timm changes the rate once per epoch, as :func:`per_epoch` does.
+
+    Raises:
+        ValueError: for a rate that is not positive, fewer than one epoch, or a warm-up that is not shorter than the rest.
+
+    Example:
+        >>> schedule = cosine_with_warmup(6.25e-4, 50)
+        >>> [round(float(schedule(epoch)), 7) for epoch in (0, 1, 5, 25)]
+        [1e-06, 0.0001258, 0.0006099, 0.0003175]
+    """
+    for rate in (peak, warmup_rate, final_rate):
+        check_rate(rate)
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    if not 0 <= warmup_epochs < epochs:
+        raise ValueError(f"warmup_epochs must lie in [0, epochs), got {warmup_epochs} of {epochs} epochs")
+
+    def schedule(epoch: jax.typing.ArrayLike) -> jax.Array:
+        epoch = jnp.asarray(epoch, jnp.float32)
+        fraction = epoch / max(warmup_epochs, 1e-6)
+        rising = _float32(warmup_rate) * (1 - fraction) + _float32(peak) * fraction
+        return jnp.where(epoch < warmup_epochs, rising, _cosine(peak, final_rate, epoch, 0, epochs))
+
+    return schedule

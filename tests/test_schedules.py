@@ -156,3 +156,45 @@ def test_errors():
         schedules.one_cycle_momentum(10, high=1.0)
     with pytest.raises(ValueError, match="steps_per_epoch must be at least 1"):
         schedules.per_epoch(schedules.one_cycle(0.1, 10), 0)
+
+
+@pytest.mark.parametrize(
+    ("peak", "epochs", "warmup_rate", "published"),
+    [
+        # Swin-B with gradient-norm regularisation: a base rate of 0.625e-3 per 512 images, 532 a batch.
+        (
+            0.625e-3 * 532 / 512,
+            100,
+            1e-5,
+            {0: 1e-5, 1: 1.37883e-4, 4: 5.21531e-4, 5: 6.45478e-4, 50: 3.29707e-4, 99: 1.01578e-5},
+        ),
+        # ResNet-50: 1.25e-3 per 512 images, 256 a batch.
+        (1.25e-3 * 256 / 512, 50, 1e-6, {0: 1e-6, 1: 1.258e-4, 5: 6.0995e-4, 25: 3.175e-4, 49: 1.06068e-5}),
+    ],
+)
+def test_fine_tuning_rates(peak, epochs, warmup_rate, published):
+    rates = every_epoch(schedules.cosine_with_warmup(peak, epochs, warmup_rate=warmup_rate), epochs)
+    np.testing.assert_allclose(rates[list(published)], list(published.values()), rtol=5e-6)
+
+
+def test_the_cosine_does_not_wait_for_the_warmup():
+    schedule = schedules.cosine_with_warmup(1.0, 40, warmup_epochs=5, warmup_rate=0.1, final_rate=0.2)
+    straight = schedules.cosine_with_warmup(1.0, 40, warmup_epochs=0, final_rate=0.2)
+    rates, cosine = every_epoch(schedule, 60), every_epoch(straight, 60)
+    np.testing.assert_allclose(rates[:5], 0.1 + 0.9 * np.arange(5) / 5, rtol=1e-6)
+    np.testing.assert_array_equal(rates[5:], cosine[5:])
+    np.testing.assert_allclose(cosine[:41], 0.2 + 0.4 * (1 + np.cos(np.pi * np.arange(41) / 40)), rtol=1e-5)
+    np.testing.assert_array_equal(rates[40:], np.float32(0.2))
+    assert float(schedule(2.5)) == pytest.approx(0.55)
+
+
+def test_fine_tuning_errors_and_traced_rates():
+    together = jax.vmap(lambda peak: schedules.cosine_with_warmup(peak, 50)(20))(jnp.asarray([0.1, 0.2], jnp.float32))
+    separate = [float(schedules.cosine_with_warmup(peak, 50)(20)) for peak in (0.1, 0.2)]
+    np.testing.assert_allclose(together, separate, rtol=1e-6)
+    with pytest.raises(ValueError, match="learning rate must be finite and above 0, got 0"):
+        schedules.cosine_with_warmup(0.1, 50, final_rate=0)
+    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+        schedules.cosine_with_warmup(0.1, 0)
+    with pytest.raises(ValueError, match=r"warmup_epochs must lie in \[0, epochs\), got 5 of 5 epochs"):
+        schedules.cosine_with_warmup(0.1, 5)

@@ -2,6 +2,13 @@
 
 from ._figures import LABELS as LABELS
 from ._figures import STYLES as STYLES
+from ._networks import Recipe as Recipe
+from ._networks import create_model as create_model
+from ._networks import load_dataset as load_dataset
+from ._networks import logits_fn as logits_fn
+from ._networks import members as members
+from ._networks import stacked_variables as stacked_variables
+from ._networks import train as train
 from ._report import Claim as Claim
 from ._report import Section as Section
 from ._report import Verdict as Verdict

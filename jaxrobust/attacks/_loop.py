@@ -11,6 +11,7 @@ import optax
 
 from jaxrobust._types import LogitsFn, Loss
 from jaxrobust.iteration import Closure, Mode, iterate
+from jaxrobust.losses import hard_labels
 from jaxrobust.random import example_keys, fold_in_each, typed_key
 from jaxrobust.threat import ThreatModel
 from jaxrobust.threat._base import flatten
@@ -180,7 +181,7 @@ def search(
 
     def attack(key: jax.Array, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array) -> jax.Array:
         images, labels = jnp.asarray(images), jnp.asarray(labels)
-        check_inputs(images, labels)
+        check_inputs(images, labels, soft_labels=True)
         closure = Closure(logits_fn)
         keys, targets = prepare(typed_key(key), closure, images, labels)
         constants = _Constants(threat, closure, keys, images, labels, targets)
@@ -198,11 +199,13 @@ def search(
 
 def misclassified(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Success of an untargeted attack, ``[batch]``; non-finite logits count as misclassified."""
+    labels = hard_labels(labels)
     return (logits.argmax(-1).astype(labels.dtype) != labels) | ~jnp.isfinite(logits).all(-1)
 
 
 def classified_as(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Success of a targeted attack, ``[batch]``."""
+    targets = hard_labels(targets)
     return logits.argmax(-1).astype(targets.dtype) == targets
 
 
@@ -236,7 +239,8 @@ def iterative(
         mode: how the loop runs, see :mod:`jaxrobust.iteration`.
 
     Returns:
-        An :class:`Attack`.
+        An :class:`Attack`. Beside classes it takes soft labels, class probabilities ``[batch, classes]``, if the loss does;
+        success is then measured by their most probable class.
 
     Raises:
         ValueError: for fewer than one step or restart.

@@ -24,16 +24,20 @@ class Attack(Protocol):
         ...
 
 
-def check_inputs(images: jax.Array, labels: jax.Array) -> None:
-    """Check what can be checked without leaving ``jit``: dtypes and shapes."""
+def check_inputs(images: jax.Array, labels: jax.Array, *, soft_labels: bool = False) -> None:
+    """Check what can be checked without leaving ``jit``: dtypes and shapes.
+
+    With ``soft_labels`` class probabilities ``[batch, classes]`` pass as well.
+    """
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(
             f"images must be floating point in [0, 1], got dtype {images.dtype}; "
             "convert 8-bit images with images.astype('float32') / 255 and keep normalisation inside the model"
         )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
+    soft = soft_labels and labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.floating)
+    if not soft and not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels must be integer class numbers, got dtype {labels.dtype}")
-    if images.ndim < 2 or labels.shape != images.shape[:1]:
+    if images.ndim < 2 or (labels.shape[:1] if soft else labels.shape) != images.shape[:1]:
         raise ValueError(
             "images must have a leading batch axis and labels shape [batch], "
             f"got images {images.shape} and labels {labels.shape}"

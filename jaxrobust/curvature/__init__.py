@@ -2,9 +2,11 @@
 
 from jaxrobust._types import Loss as Loss
 
+from ._derivatives import InputGradient as InputGradient
 from ._derivatives import input_gradient as input_gradient
 from ._derivatives import input_gradient_and_hvp as input_gradient_and_hvp
 from ._derivatives import input_hvp as input_hvp
+from ._derivatives import value_and_input_gradient as value_and_input_gradient
 from ._layers import ACTIVATION_CONSTANTS as ACTIVATION_CONSTANTS
 from ._layers import AveragePool as AveragePool
 from ._layers import BatchNorm as BatchNorm

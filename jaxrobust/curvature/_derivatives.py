@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,36 @@ def input_gradient(loss: Loss, logits_fn: LogitsFn, images: jax.Array, labels: j
     """
     _check_images(images)
     return jax.grad(_total_loss(loss, logits_fn, labels))(images)
+
+
+class InputGradient(NamedTuple):
+    """What one forward and one backward pass give.
+
+    Attributes:
+        values: loss of each example, ``[batch]``.
+        gradient: of each example's loss with respect to its image, shaped as the images.
+        logits: ``[batch, classes]``.
+    """
+
+    values: jax.Array
+    gradient: jax.Array
+    logits: jax.Array
+
+
+def value_and_input_gradient(loss: Loss, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array) -> InputGradient:
+    """Loss, :func:`input_gradient` and logits at the cost of the gradient alone.
+
+    Arguments and errors are those of :func:`input_gradient`.
+    """
+    _check_images(images)
+
+    def total(images: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        logits = logits_fn(images)
+        values = _checked(loss(logits, labels), images)
+        return values.sum(), (values, logits)
+
+    gradient, (values, logits) = jax.grad(total, has_aux=True)(images)
+    return InputGradient(values, gradient, logits)
 
 
 def input_hvp(loss: Loss, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array, vectors: jax.Array) -> jax.Array:
@@ -103,15 +134,18 @@ def input_gradient_and_hvp(
 
 def _total_loss(loss: Loss, logits_fn: LogitsFn, labels: jax.Array) -> Callable[[jax.Array], jax.Array]:
     def total(images: jax.Array) -> jax.Array:
-        values = loss(logits_fn(images), labels)
-        if values.shape != images.shape[:1]:
-            raise ValueError(
-                f"the loss must return one value per example, shape {images.shape[:1]}, got shape "
-                f"{values.shape}; pass the loss before any mean over the batch"
-            )
-        return values.sum()
+        return _checked(loss(logits_fn(images), labels), images).sum()
 
     return total
+
+
+def _checked(values: jax.Array, images: jax.Array) -> jax.Array:
+    if values.shape != images.shape[:1]:
+        raise ValueError(
+            f"the loss must return one value per example, shape {images.shape[:1]}, got shape "
+            f"{values.shape}; pass the loss before any mean over the batch"
+        )
+    return values
 
 
 def _check_images(images: jax.Array) -> None:

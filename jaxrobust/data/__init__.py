@@ -10,7 +10,12 @@ from ._augment import random_rotation as random_rotation
 from ._cache import default_cache_dir as default_cache_dir
 from ._dataset import Dataset as Dataset
 from ._dataset import holdout as holdout
+from ._erasing import random_erasing as random_erasing
 from ._folder import ImageFolder as ImageFolder
+from ._mix import Mix as Mix
+from ._mix import cutmix as cutmix
+from ._mix import mix as mix
+from ._mix import mixup as mixup
 from ._npz import open_npz as open_npz
 from ._order import epoch_batches as epoch_batches
 from ._order import epoch_order as epoch_order

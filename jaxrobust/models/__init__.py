@@ -1,7 +1,15 @@
 """Networks as Flax Linen modules: images in [0, 1] to logits, normalisation inside."""
 
+from ._activations import Activate as Activate
+from ._activations import Activation as Activation
+from ._activations import activation_names as activation_names
 from ._cnn import CNN4 as CNN4
+from ._cnn import CNN6 as CNN6
+from ._cnn import CNN8 as CNN8
 from ._cnn import SmallCNN as SmallCNN
+from ._convnext import ConvNeXt as ConvNeXt
+from ._convnext import convnext_base as convnext_base
+from ._convnext import convnext_tiny as convnext_tiny
 from ._layers import Normalize as Normalize
 from ._layers import torch_default_init as torch_default_init
 from ._lipschitz import lipschitz_layers as lipschitz_layers
@@ -14,6 +22,13 @@ from ._preact_resnet import PreActResNet as PreActResNet
 from ._preact_resnet import PreActResNet18 as PreActResNet18
 from ._registry import create as create
 from ._registry import names as names
+from ._resnet import ResNet as ResNet
+from ._resnet import resnet10 as resnet10
+from ._resnet import resnet18 as resnet18
+from ._resnet import resnet50 as resnet50
+from ._swin import Swin as Swin
+from ._swin import swin_b as swin_b
+from ._swin import swin_t as swin_t
 from ._torch import from_torch as from_torch
 from ._variables import check_variables as check_variables
 from ._vit import ViT as ViT

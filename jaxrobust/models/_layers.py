@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -12,10 +12,11 @@ import jax.numpy as jnp
 
 from jaxrobust.random import normal, uniform
 
-Activation = Literal["relu", "silu"]
-Initializer = Literal["torch", "zeros"]
-ConvInitializer = Literal["torch", "he"]
+Initializer = Literal["torch", "zeros", "normal"]
+ConvInitializer = Literal["torch", "zeros", "normal", "he"]
 BATCH_NORM_EPSILON = 1e-5
+IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+"""Normalisation that networks for ImageNet are trained with."""
 
 
 def torch_default_init(fan_in: int) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
@@ -46,15 +47,27 @@ def initializers(name: Initializer, fan_in: int) -> dict[str, Any]:
     """Keyword arguments ``kernel_init`` and ``bias_init`` of Flax's layers.
 
     Raises:
-        ValueError: for another name than ``"torch"`` (:func:`torch_default_init`) and ``"zeros"``.
+        ValueError: for another name than ``"torch"`` (:func:`torch_default_init`), ``"zeros"`` and ``"normal"``: kernels
+            from N(0, 0.02^2) and zero biases, usual in transformers.
     """
     if name == "zeros":
         kernel, bias = nn.initializers.zeros, nn.initializers.zeros
+    elif name == "normal":
+        kernel, bias = normal_init(0.02), nn.initializers.zeros
     elif name == "torch":
         kernel, bias = torch_default_init(fan_in)
     else:
-        raise ValueError(f"unknown initializer {name!r}; choose torch or zeros")
+        raise ValueError(f"unknown initializer {name!r}; choose torch, zeros or normal")
     return {"kernel_init": kernel, "bias_init": bias}
+
+
+def normal_init(deviation: float) -> nn.initializers.Initializer:
+    """Normal distribution with mean 0 and this standard deviation."""
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return normal(key, shape, dtype) * jnp.asarray(deviation, dtype)
+
+    return init
 
 
 def he_init(fan_out: int) -> nn.initializers.Initializer:
@@ -63,24 +76,7 @@ def he_init(fan_out: int) -> nn.initializers.Initializer:
     Args:
         fan_out: kernel size times output channels.
     """
-    deviation = math.sqrt(2 / fan_out)
-
-    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return normal(key, shape, dtype) * jnp.asarray(deviation, dtype)
-
-    return init
-
-
-def activation(name: Activation) -> Callable[[jax.Array], jax.Array]:
-    """The function of this name: ``"relu"``, ``max(x, 0)``, or ``"silu"``, ``x sigmoid(x)``, also known as swish.
-
-    Raises:
-        ValueError: for another name.
-    """
-    functions: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "silu": nn.silu}
-    if name not in functions:
-        raise ValueError(f"unknown activation {name!r}; choose {' or '.join(functions)}")
-    return functions[name]
+    return normal_init(math.sqrt(2 / fan_out))
 
 
 def logits_dtype(dtype: Any) -> Any:
@@ -136,6 +132,7 @@ class Dense(nn.Module):
     initializer: Initializer = "torch"
     dtype: Any = jnp.float32
     zero_bias: bool = False
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -143,7 +140,7 @@ class Dense(nn.Module):
         init = initializers(self.initializer, x.shape[-1])
         if self.zero_bias:
             init["bias_init"] = nn.initializers.zeros
-        return nn.Dense(self.features, dtype=self.dtype, name="linear", **init)(x)
+        return nn.Dense(self.features, use_bias=self.use_bias, dtype=self.dtype, name="linear", **init)(x)
 
 
 class Conv(nn.Module):
@@ -157,7 +154,8 @@ class Conv(nn.Module):
             stride of 2, 3x3 windows on sides of even length then get zeros at the bottom and on the right only.
         use_bias: whether there is one.
         dtype: of the computation.
-        initializer: ``"torch"`` or, for kernels without bias, ``"he"`` (:func:`he_init`).
+        initializer: see :func:`initializers`, or ``"he"`` (:func:`he_init`, biases 0).
+        groups: of channels, each convolved on its own; as many as channels for a depthwise convolution.
     """
 
     features: int
@@ -167,20 +165,23 @@ class Conv(nn.Module):
     use_bias: bool = True
     dtype: Any = jnp.float32
     initializer: ConvInitializer = "torch"
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[batch, *spatial, in] -> [batch, *spatial, features]``."""
         size = math.prod(self.kernel_size)
-        init = initializers("torch", x.shape[-1] * size)
         if self.initializer == "he":
-            init["kernel_init"] = he_init(self.features * size)
+            init = {"kernel_init": he_init(self.features * size), "bias_init": nn.initializers.zeros}
+        else:
+            init = initializers(self.initializer, x.shape[-1] // self.groups * size)
         padding = self.padding
         return nn.Conv(
             self.features,
             self.kernel_size,
             strides=self.strides,
             padding=padding if isinstance(padding, str) else [(padding, padding)] * len(self.kernel_size),
+            feature_group_count=self.groups,
             use_bias=self.use_bias,
             dtype=self.dtype,
             name="conv",
@@ -248,12 +249,13 @@ class Dropout(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer norm over the channels, with the epsilon of vision transformers."""
+    """Layer norm over the channels, by default with the epsilon of vision transformers."""
 
     dtype: Any = jnp.float32
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[..., channels]`` to the same shape."""
         with jax.numpy_dtype_promotion("standard"):  # as above
-            return nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="layer_norm")(x)
+            return nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="layer_norm")(x)

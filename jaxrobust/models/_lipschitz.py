@@ -26,7 +26,12 @@ class _Describer:
     def __init__(self, model: nn.Module, variables: Mapping[str, Any], image_shape: tuple[int, ...]) -> None:
         self._params, self._stats = variables["params"], variables.get("batch_stats", {})
         self._batch_norm = getattr(model, "batch_norm", False)
-        constant = curvature.ACTIVATION_CONSTANTS[getattr(model, "activation", "relu")]
+        name = getattr(model, "activation", "relu").partition(":")[0]  # a softplus has slope 1 whatever its sharpness
+        if name not in curvature.ACTIVATION_CONSTANTS:
+            raise ValueError(
+                f"no Lipschitz constant is known for the activation {name!r}: it depends on what was learned"
+            )
+        constant = curvature.ACTIVATION_CONSTANTS[name]
         # Layers with constant 1 are left out.
         self.activation: Layers = () if constant == 1 else (curvature.Elementwise(constant),)
         # Dense networks take inputs of any shape and do not look at the size.
@@ -106,8 +111,9 @@ def lipschitz_layers(model: nn.Module, variables: Mapping[str, Any], image_shape
         strides, count = (1, 2) if isinstance(model, CNN4) else (2, len(model.features))
         for number in range(count):
             layers += describe.conv(f"conv_{number}", strides=strides) + describe.norm(f"norm_{number}")
+            layers += describe.activation
         if isinstance(model, CNN4):
-            layers += describe.dense("dense_0")
+            layers += describe.dense("dense_0") + (describe.activation if model.dense_relu else ())
         return layers + describe.dense("head")
     return layers + _preact_resnet(model, describe)
 

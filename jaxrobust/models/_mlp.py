@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ._layers import Activation, Dense, Initializer, Normalize, activation, logits_dtype
+from ._activations import Activate, Activation
+from ._layers import Dense, Initializer, Normalize, logits_dtype
 
 
 class MLP(nn.Module):
@@ -17,7 +18,7 @@ class MLP(nn.Module):
     Attributes:
         classes: number of logits.
         widths: units of the hidden layers.
-        activation: ``"relu"`` or ``"silu"``.
+        activation: see :class:`Activate`.
         initializer: ``"torch"`` or, for softmax regression, ``"zeros"``.
         mean, std: normalisation per channel inside the model, off by default.
         dtype: of the computation; parameters are float32, logits at least.
@@ -35,10 +36,10 @@ class MLP(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images ``[batch, ...]`` to logits ``[batch, classes]``."""
         del train
-        activate = activation(self.activation)
         x = Normalize(self.mean, self.std, self.dtype)(images).reshape(images.shape[0], -1)
         for number, width in enumerate(self.widths):
-            x = activate(Dense(width, self.initializer, self.dtype, name=f"dense_{number}")(x))
+            x = Dense(width, self.initializer, self.dtype, name=f"dense_{number}")(x)
+            x = Activate(self.activation, name=f"activation_{number}")(x)
         return Dense(self.classes, self.initializer, logits_dtype(self.dtype), name="head")(x)
 
 

@@ -8,15 +8,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ._activations import Activate, Activation
 from ._layers import (
-    Activation,
     Conv,
     ConvInitializer,
     Dense,
     Dropout,
     Norm,
     Normalize,
-    activation,
     logits_dtype,
 )
 
@@ -31,7 +30,7 @@ class PreActBlock(nn.Module):
         strides: of the first convolution and of that in the shortcut.
         batch_norm, momentum: see :class:`Norm`.
         dtype: of the computation.
-        activation: see :func:`activation`.
+        activation: see :class:`Activate`.
         symmetric_padding: whether the strided convolution is padded on both sides or as by ``"SAME"``.
         dropout: share of the entries that are dropped in training.
         initializer: of the convolutions.
@@ -50,10 +49,10 @@ class PreActBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """``[batch, height, width, channels]`` to the block's output."""
-        act = activation(self.activation)
 
-        def norm(x: jax.Array, name: str) -> jax.Array:
-            return Norm(self.batch_norm, self.dtype, self.momentum, name=name)(x, train)
+        def norm_and_activation(x: jax.Array, number: int) -> jax.Array:
+            x = Norm(self.batch_norm, self.dtype, self.momentum, name=f"norm_{number}")(x, train)
+            return Activate(self.activation, name=f"activation_{number}")(x)
 
         def conv(x: jax.Array, size: int, strides: int, padding: int | Literal["SAME"], name: str) -> jax.Array:
             return Conv(
@@ -67,12 +66,12 @@ class PreActBlock(nn.Module):
                 name=name,
             )(x)
 
-        o = act(norm(x, "norm_0"))
+        o = norm_and_activation(x, 0)
         shortcut = x
         if self.strides != 1 or x.shape[-1] != self.features:
             shortcut = conv(o, 1, self.strides, 0, "shortcut")
         y = conv(o, 3, self.strides, 1 if self.symmetric_padding else "SAME", "conv_0")
-        y = act(norm(y, "norm_1"))
+        y = norm_and_activation(y, 1)
         if self.dropout:
             y = Dropout(self.dropout, name="dropout")(y, train)
         return conv(y, 3, 1, 1, "conv_1") + shortcut
@@ -106,7 +105,7 @@ class PreActResNet(nn.Module):
         stem: ``"small"``, a 3x3 convolution, or ``"large"``, a 7x7 convolution with stride 2 and a max pool.
         batch_norm: before every activation; off in the study's main comparison.
         final_norm: batch norm and activation after the last block, as in the original publication; off in the study.
-        activation: ``"relu"`` or ``"silu"``.
+        activation: see :class:`Activate`.
         momentum: of batch norm: the weight of the old running statistics, 1 minus PyTorch's.
         remat: compute each block's intermediate values again in the backward pass instead of keeping them. Results
             are the same up to rounding; a gradient takes less memory and the time of one more forward pass. XLA's CPU
@@ -137,7 +136,7 @@ class PreActResNet(nn.Module):
         """
         if self.final_norm and not self.batch_norm:
             raise ValueError("final_norm=True is a batch norm, but the network has none; add batch_norm=True")
-        block_type, act = block_class(self.remat), activation(self.activation)
+        block_type = block_class(self.remat)
         x = Normalize(self.mean, self.std, self.dtype)(images)
         if self.stem == "large":
             x = Conv(self.width, (7, 7), 2, 3, use_bias=False, dtype=self.dtype, name="stem")(x)
@@ -160,7 +159,8 @@ class PreActResNet(nn.Module):
                     name=name,
                 )(x, train)
         if self.final_norm:
-            x = act(Norm(True, self.dtype, self.momentum, name="norm")(x, train))
+            x = Norm(True, self.dtype, self.momentum, name="norm")(x, train)
+            x = Activate(self.activation, name="activation_last")(x)
         return Dense(self.classes, dtype=logits_dtype(self.dtype), name="head")(x.mean((1, 2)))
 
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import flax.linen as nn
 
-from ._cnn import CNN4, SmallCNN
+from ._cnn import CNN4, CNN6, CNN8, SmallCNN
+from ._convnext import convnext_base, convnext_tiny
 from ._m5 import M5
 from ._mlp import MLP, Linear
 from ._preact_resnet import PreActResNet18
+from ._resnet import resnet10, resnet18, resnet50
+from ._swin import swin_b, swin_t
 from ._vit import vit_b16, vit_small
 from ._wide_resnet import WideResNet, wrn_28_10, wrn_34_10
 
@@ -19,15 +22,25 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
     "small_cnn": SmallCNN,
     "cnn4": CNN4,
+    "cnn6": CNN6,
+    "cnn8": CNN8,
     "preact_resnet18": PreActResNet18,
+    "resnet10": resnet10,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
     "wide_resnet": WideResNet,
     "wrn_28_10": wrn_28_10,
     "wrn_34_10": wrn_34_10,
     "vit_small": vit_small,
     "vit_b16": vit_b16,
+    "swin_t": swin_t,
+    "swin_b": swin_b,
+    "convnext_tiny": convnext_tiny,
+    "convnext_base": convnext_base,
     "m5": M5,
 }
-_WITH_BATCH_NORM = ("small_cnn", "cnn4", "preact_resnet18")
+_WITH_STEM = ("preact_resnet18", "resnet10", "resnet18", "resnet50")
+_WITH_BATCH_NORM = ("small_cnn", "cnn4", "cnn6", "cnn8", *_WITH_STEM)
 _ALWAYS_BATCH_NORM = ("wide_resnet", "wrn_28_10", "wrn_34_10", "m5")
 
 
@@ -45,8 +58,8 @@ def create(
         name: one of :func:`names`.
         classes: number of logits.
         image_shape: ``(height, width, channels)``, for ``"m5"`` ``(samples, channels)``. It decides the stem of
-            ``"preact_resnet18"`` (the large one from 128 pixels) and the patches of ``"vit_small"`` (4x4 up to 64
-            pixels, else 16x16).
+            ``"preact_resnet18"``, ``"resnet10"``, ``"resnet18"`` and ``"resnet50"`` (the large one from 128 pixels, else
+            the small one) and the patches of ``"vit_small"`` (4x4 up to 64 pixels, else 16x16).
         batch_norm: whether to use batch norm; only for networks that have a version with it. ``"m5"`` and the wide
             residual networks always have it.
         **options: further attributes of the module, e.g. ``widths=(256, 256)`` for the MLP, or ``depth=16, width=4``
@@ -71,8 +84,8 @@ def create(
     elif batch_norm and name not in _ALWAYS_BATCH_NORM:
         having = ", ".join(_WITH_BATCH_NORM + _ALWAYS_BATCH_NORM)
         raise ValueError(f"the network {name!r} has no batch norm; those that do: {having}")
-    if name == "preact_resnet18" and image_shape[0] >= 128:
-        options.setdefault("stem", "large")
+    if name in _WITH_STEM:
+        options.setdefault("stem", "large" if image_shape[0] >= 128 else "small")
     if name == "vit_small" and image_shape[0] <= 64:
         options.setdefault("patch_size", 4)
     return _NETWORKS[name](classes=classes, **options)

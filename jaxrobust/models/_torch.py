@@ -10,10 +10,13 @@ import flax.linen as nn
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from ._cnn import CNN4, SmallCNN
+from ._cnn import CNN4, CNN6, SmallCNN
+from ._convnext import ConvNeXt
 from ._m5 import M5
 from ._mlp import MLP
 from ._preact_resnet import PreActResNet
+from ._resnet import ResNet
+from ._swin import Swin
 from ._torch_names import match_names, torch_name
 from ._variables import Shape, differences, expected_shapes, listed, misfit, to_float32
 from ._vit import ViT
@@ -23,6 +26,7 @@ Arrays = dict[str, Any]
 FlattenOrder = Literal["chw", "hwc"]
 _WRAPPERS = ("module.", "model.", "_orig_mod.")  # DataParallel, Lightning and others, torch.compile
 _NEVER_APPLIED = "sub_block1."
+_NOT_LEARNED = ("num_batches_tracked", "relative_position_index", "attn_mask")
 _FUSED = ("query", "key", "value")
 _BUFFERS = {"mean": "mean", "mu": "mean", "std": "std", "sigma": "std"}
 
@@ -41,16 +45,24 @@ def from_torch(
     Tensors are found by name. Known are, for every network, our own names with dots (``conv_0.weight``,
     ``norm_0.running_mean``, ``head.bias``) and
 
-    * for ``Linear``, ``MLP``, ``CNN4``, ``SmallCNN`` and ``M5`` the numbers of an ``nn.Sequential`` (``0.weight``,
-      ``2.weight``), taken in order, and names that count from one (``conv1``, ``bn1``, ``fc1``);
+    * for ``Linear``, ``MLP``, ``CNN4``, ``SmallCNN``, ``CNN6``, ``CNN8`` and ``M5`` the numbers of an
+      ``nn.Sequential`` (``0.weight``, ``2.weight``), taken in order, and names that count from one (``conv1``, ``bn1``,
+      ``fc1``);
     * for a ``PreActResNet`` the names of most code for CIFAR (``conv1``, ``layer1.0.bn1``, ``layer2.0.shortcut.0``,
       ``bn``, ``linear``);
+    * for a ``ResNet`` those of torchvision and timm (``conv1``, ``layer1.0.bn1``, ``layer2.0.downsample.0``, ``fc``) and
+      of most code for CIFAR (``shortcut.0`` and ``linear`` instead of the last two);
     * for a ``WideResNet`` those of TRADES and RobustBench (``conv1``, ``block1.layer.0.bn1``,
       ``block2.layer.0.convShortcut``, ``bn1``, ``fc``) and those of Gowal et al. (``init_conv``,
       ``layer.0.block.0.batchnorm_0``, ``batchnorm``, ``logits``);
-    * for a ``ViT`` those of timm (``patch_embed.proj``, ``blocks.0.attn.qkv``, ``head``).
+    * for a ``ViT`` those of timm (``patch_embed.proj``, ``blocks.0.attn.qkv``, ``head``) and torchvision (``conv_proj``,
+      ``encoder.layers.encoder_layer_0.self_attention.in_proj_weight``, ``heads.head``);
+    * for a ``Swin`` and a ``ConvNeXt`` those of timm (``layers.0.blocks.0.attn.qkv``, ``stages.0.blocks.0.conv_dw``) and
+      torchvision (``features.1.0.attn.qkv``, ``features.1.0.block.0``), for a ``Swin`` also those of the original
+      implementation and of timm before 0.9 (``layers.0.downsample.reduction`` and ``head``).
 
-    Counters of batches are ignored, and so is the ``sub_block1`` of a ``WideResNet``, which the code of TRADES makes but
+    Counters of batches and the tables of a ``Swin`` that follow from its sizes (``relative_position_index``,
+    ``attn_mask``) are ignored, and so is the ``sub_block1`` of a ``WideResNet``, which the code of TRADES makes but
     never applies. A prefix ``module.`` or ``model.`` of all names is dropped. Buffers of a normalisation (``mean`` or
     ``mu``, ``std`` or ``sigma``) are not loaded, but must equal those of the model.
 
@@ -61,7 +73,8 @@ def from_torch(
       implementations with the same names let them start at its input;
     * a ``WideResNet`` needs the default padding with the names of Gowal et al., and ``symmetric_padding=True`` with those
       of TRADES and RobustBench;
-    * timm's transformers have ``gelu="exact"``.
+    * the transformers of timm and torchvision have ``activation="gelu"``, which a ``ViT`` must be given, and expect images
+      normalised with ImageNet's mean and standard deviation, or with 0.5 and 0.5 in the case of some of timm's.
 
     Args:
         model: the network, with ``batch_norm`` and the sizes that the module has.
@@ -92,7 +105,7 @@ def from_torch(
         >>> jax.tree.map(np.shape, variables["params"]["dense_0"]["linear"])
         {'bias': (3,), 'kernel': (4, 3)}
     """
-    supported = (MLP, CNN4, SmallCNN, M5, PreActResNet, WideResNet, ViT)
+    supported = (MLP, CNN4, SmallCNN, CNN6, M5, ResNet, PreActResNet, WideResNet, ViT, Swin, ConvNeXt)
     if not isinstance(model, supported):
         raise ValueError(
             f"cannot load PyTorch weights into {type(model).__name__}; choose one of Linear, "
@@ -132,7 +145,7 @@ def from_torch(
 
 def _select(state_dict: Mapping[str, Any], prefix: str) -> tuple[Arrays, str]:
     """The network's tensors by their names without prefix, and the prefix."""
-    names = [name for name in state_dict if not name.endswith("num_batches_tracked")]
+    names = [name for name in state_dict if not name.endswith(_NOT_LEARNED)]
     if not names:
         raise ValueError("the state dict is empty; give the arrays of a module by name, as read_weights returns them")
     if prefix:
@@ -166,8 +179,13 @@ def _without_normalization(arrays: Arrays, model: nn.Module, channels: int) -> A
 
 
 def _part(name: str, array: np.ndarray, wanted: Shape) -> np.ndarray:
-    """The third of a fused tensor that is the query, the key or the value; any other tensor itself."""
-    layer = name.split(".")[-2]
+    """The third of a fused tensor that is the query, the key or the value; any other tensor itself.
+
+    torchvision's layer scale loses the axes for height and width.
+    """
+    *_, layer, leaf = name.split(".")
+    if leaf == "layer_scale" and array.shape == (*wanted, 1, 1):
+        return array.reshape(wanted)
     if layer in _FUSED and array.ndim and array.shape[0] == 3 * wanted[0]:
         return np.split(array, 3)[_FUSED.index(layer)]
     return array
@@ -209,6 +227,11 @@ def _advice(model: nn.Module, given: Collection[str], missing: Collection[str]) 
     if getattr(model, "batch_norm", batch_norm) != batch_norm:
         has = "has" if batch_norm else "has no"
         return f"The module {has} batch norm: make the network with batch_norm={batch_norm}"
+    if isinstance(model, ResNet) and missing and all(name.endswith(".bias") for name in missing):
+        return (
+            "Without batch norm every convolution of this network has a bias; where the module has none, add zeros to the "
+            "state dict"
+        )
     if isinstance(model, PreActResNet):
         if model.final_norm and missing and all(name.startswith("norm.") for name in missing):
             return "The module has no norm before the last layer: make the network with final_norm=False"

@@ -7,7 +7,12 @@ from collections.abc import Collection, Mapping
 
 import flax.linen as nn
 
+from ._convnext import ConvNeXt
 from ._preact_resnet import PreActResNet
+from ._resnet import ResNet
+from ._swin import Swin
+from ._torch_names_resnet import RESNET, RESNET_OF_CIFAR
+from ._torch_names_transformers import transformer_namings
 from ._variables import listed
 from ._vit import ViT
 from ._wide_resnet import WideResNet
@@ -46,20 +51,6 @@ _WIDE_RESNET_OF_GOWAL = {
     "norm_1": "batchnorm_1",
     "norm": "batchnorm",
     "head": "logits",
-}
-_VIT = {
-    "embedding": "patch_embed.proj",
-    "class_token": "cls_token",
-    "positions": "pos_embed",
-    "norm_0": "norm1",
-    "attention": "attn",
-    "query": "qkv",
-    "key": "qkv",
-    "value": "qkv",
-    "out": "proj",
-    "norm_1": "norm2",
-    "dense_0": "mlp.fc1",
-    "dense_1": "mlp.fc2",
 }
 
 
@@ -103,11 +94,14 @@ def _namings(model: nn.Module, own: Collection[str], given: Collection[str]) -> 
     namings = [{name: name for name in own}]
     if isinstance(model, PreActResNet):
         namings.append({name: _residual(name, "layer{stage}.{block}", 1, _PREACT_RESNET) for name in own})
+    elif isinstance(model, ResNet):
+        namings.append({name: _residual(name, "layer{stage}.{block}", 1, RESNET) for name in own})
+        namings.append({name: _residual(name, "layer{stage}.{block}", 1, RESNET_OF_CIFAR) for name in own})
     elif isinstance(model, WideResNet):
         namings.append({name: _residual(name, "block{stage}.layer.{block}", 1, _WIDE_RESNET) for name in own})
         namings.append({name: _residual(name, "layer.{stage}.block.{block}", 0, _WIDE_RESNET_OF_GOWAL) for name in own})
-    elif isinstance(model, ViT):
-        namings.append({name: _vit(name) for name in own})
+    elif isinstance(model, (ViT, Swin, ConvNeXt)):
+        namings.extend(transformer_namings(model, own))
     else:
         layers = sorted({_layer(name) for name in own}, key=_application_order)
         if layers == ["head"]:  # an nn.Linear itself
@@ -130,12 +124,6 @@ def _residual(name: str, place: str, first: int, parts: Mapping[str, str]) -> st
         re.sub(r"stage_(\d+)_block_(\d+)", placed, part) if part.startswith("stage_") else parts.get(part, part)
         for part in name.split(".")
     )
-
-
-def _vit(name: str) -> str:
-    """As in timm; query, key and value are three parts of one tensor there."""
-    name = re.sub(r"block_(\d+)", r"blocks.\1", name.removeprefix("encoder."))
-    return ".".join(_VIT.get(part, part) for part in name.split("."))
 
 
 def _counted(layer: str, hidden: int) -> str:

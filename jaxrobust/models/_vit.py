@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ._activations import Activate, Activation
 from ._layers import Conv, Dense, Initializer, LayerNorm, Normalize, initializers, logits_dtype
 
 
 class ViTBlock(nn.Module):
-    """``y = x + attention(norm(x))``, then ``y + dense(gelu(dense(norm(y))))``."""
+    """``y = x + attention(norm(x))``, then ``y + dense(activation(dense(norm(y))))``."""
 
     heads: int
     mlp_width: int
-    gelu: Literal["tanh", "exact"] = "tanh"
+    activation: Activation = "gelu_tanh"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -28,7 +29,8 @@ class ViTBlock(nn.Module):
         )
         x = x + attention(LayerNorm(self.dtype, name="norm_0")(x))
         y = LayerNorm(self.dtype, name="norm_1")(x)
-        y = nn.gelu(Dense(self.mlp_width, dtype=self.dtype, name="dense_0")(y), approximate=self.gelu == "tanh")
+        y = Dense(self.mlp_width, dtype=self.dtype, name="dense_0")(y)
+        y = Activate(self.activation, name="activation")(y)
         return x + Dense(width, dtype=self.dtype, name="dense_1")(y)
 
 
@@ -40,7 +42,7 @@ class ViTEncoder(nn.Module):
     depth: int
     heads: int
     mlp_width: int
-    gelu: Literal["tanh", "exact"] = "tanh"
+    activation: Activation = "gelu_tanh"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -48,8 +50,6 @@ class ViTEncoder(nn.Module):
         """Images ``[batch, height, width, channels]`` to the class token ``[batch, width]`` after the last norm."""
         if self.width % self.heads:
             raise ValueError(f"the width {self.width} is not a multiple of the number of heads, {self.heads}")
-        if self.gelu not in ("tanh", "exact"):
-            raise ValueError(f"unknown gelu {self.gelu!r}; choose tanh or exact")
         if images.ndim != 4 or images.shape[1] % self.patch_size or images.shape[2] % self.patch_size:
             raise ValueError(
                 f"images {images.shape} cannot be cut into patches of {self.patch_size}x{self.patch_size}: "
@@ -64,7 +64,7 @@ class ViTEncoder(nn.Module):
         positions = self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]), jnp.float32)
         x = x + positions.astype(self.dtype)
         for number in range(self.depth):
-            x = ViTBlock(self.heads, self.mlp_width, self.gelu, self.dtype, name=f"block_{number}")(x)
+            x = ViTBlock(self.heads, self.mlp_width, self.activation, self.dtype, name=f"block_{number}")(x)
         return LayerNorm(self.dtype, name="norm")(x[:, 0])
 
 
@@ -84,7 +84,8 @@ class ViT(nn.Module):
         depth: number of blocks.
         heads: number of attention heads; the width must be a multiple.
         mlp_width: units of the hidden layer in each block.
-        gelu: ``"tanh"``, the approximation with which the published checkpoints were trained, or ``"exact"``.
+        activation: see :class:`Activate`. The original checkpoints, :func:`load_vit_npz`, were trained with
+            ``"gelu_tanh"``, those of timm and torchvision expect ``"gelu"``.
         head_initializer: ``"torch"`` or ``"zeros"``, usual for new heads on pretrained encoders.
         mean, std: normalisation per channel inside the model, off by default.
         dtype: of the computation; parameters and logits are at least float32.
@@ -96,7 +97,7 @@ class ViT(nn.Module):
     depth: int
     heads: int
     mlp_width: int
-    gelu: Literal["tanh", "exact"] = "tanh"
+    activation: Activation = "gelu_tanh"
     head_initializer: Initializer = "torch"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -106,7 +107,7 @@ class ViT(nn.Module):
         """Make the layers."""
         self.normalize = Normalize(self.mean, self.std, self.dtype)
         self.encoder = ViTEncoder(
-            self.patch_size, self.width, self.depth, self.heads, self.mlp_width, self.gelu, self.dtype
+            self.patch_size, self.width, self.depth, self.heads, self.mlp_width, self.activation, self.dtype
         )
         self.head = Dense(self.classes, self.head_initializer, logits_dtype(self.dtype))
 

@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ._layers import Activation, Conv, Dense, Norm, Normalize, activation, logits_dtype
+from ._activations import Activate, Activation
+from ._layers import Conv, Dense, Norm, Normalize, logits_dtype
 from ._preact_resnet import block_class
 
 
@@ -43,7 +44,7 @@ class WideResNet(nn.Module):
         classes: number of logits.
         depth: number of layers, 4 more than a multiple of 6.
         width: channels of the first stage divided by 16.
-        activation: ``"silu"`` or ``"relu"``.
+        activation: see :class:`Activate`.
         symmetric_padding: pad 3x3 convolutions with stride 2 on both sides; else at the bottom and on the right only.
         dropout: share of the entries that are dropped before the second convolution of each block. In training it
             needs a key: ``apply(..., train=True, rngs={"dropout": key})``.
@@ -91,7 +92,7 @@ class WideResNet(nn.Module):
             raise ValueError(
                 f"depth must be 10, 16, 22, 28, ... and width at least 1, got depth={self.depth}, width={self.width}"
             )
-        block_type, act = block_class(self.remat), activation(self.activation)
+        block_type = block_class(self.remat)
         x = Normalize(self.mean, self.std, self.dtype)(images)
         x = Conv(16, (3, 3), padding=1, use_bias=False, dtype=self.dtype, initializer="he", name="stem")(x)
         for stage in range(3):
@@ -108,7 +109,8 @@ class WideResNet(nn.Module):
                     initializer="he",
                     name=f"stage_{stage}_block_{block}",
                 )(x, train)
-        x = act(Norm(True, self.dtype, self.momentum, name="norm")(x, train))
+        x = Norm(True, self.dtype, self.momentum, name="norm")(x, train)
+        x = Activate(self.activation, name="activation_last")(x)
         return Dense(self.classes, dtype=logits_dtype(self.dtype), zero_bias=True, name="head")(x.mean((1, 2)))
 
 

@@ -39,6 +39,10 @@ class ThreatModel(Protocol):
         """Dual norm of each gradient, ``[batch]``: how much a unit perturbation can raise a linear function."""
         ...
 
+    def l2_radius(self, images: jax.Array) -> jax.Array:
+        """Radius of the smallest Euclidean ball that holds the norm ball, a scalar or ``[batch]``."""
+        ...
+
     def steepest(self, gradient: jax.Array) -> jax.Array:
         """The unit step that most increases a linear function; zero where the gradient is zero."""
         ...
@@ -106,10 +110,19 @@ class Box:
             raise ValueError(f"eps must be a scalar or have shape [batch], got {eps.shape} for {like.shape[0]} images")
         return eps.reshape(eps.shape + (1,) * (like.ndim - 1)) if eps.ndim else eps
 
+    def l2_radius(self, images: jax.Array) -> jax.Array:
+        """``eps``: the norm is at least the Euclidean one."""
+        return self.radius(images).reshape(jnp.shape(self.eps))
+
 
 def flatten(x: jax.Array) -> jax.Array:
     """``[batch, ...]`` to ``[batch, features]``."""
     return x.reshape(x.shape[0], -1)
+
+
+def absolute(x: jax.Array) -> jax.Array:
+    """``|x|`` with derivative 0 at 0, where that of ``jnp.abs`` is 1."""
+    return x * jax.lax.stop_gradient(jnp.sign(x))
 
 
 def per_example(values: jax.Array, like: jax.Array) -> jax.Array:

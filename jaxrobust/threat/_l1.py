@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxrobust.pytree import register_pytree_dataclass
 from jaxrobust.random import example_keys
 
-from ._base import Bounds, Box, flatten
+from ._base import Bounds, Box, absolute, flatten
 from ._hyperplane import row_sum, steepest_first, task
 
 
@@ -32,11 +32,11 @@ class L1(Box):
 
     def norm(self, perturbation: jax.Array) -> jax.Array:
         """``sum |p_i|``, ``[batch]``."""
-        return jnp.abs(flatten(perturbation)).sum(-1)
+        return absolute(flatten(perturbation)).sum(-1)
 
     def dual_norm(self, gradient: jax.Array) -> jax.Array:
         """``max |g_i|``, ``[batch]``."""
-        return jnp.abs(flatten(gradient)).max(-1, initial=0)
+        return absolute(flatten(gradient)).max(-1, initial=0)
 
     def steepest(self, gradient: jax.Array) -> jax.Array:
         """The sign of the largest coordinate at that coordinate, the first one on ties; zero elsewhere."""

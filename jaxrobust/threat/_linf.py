@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jaxrobust.pytree import register_pytree_dataclass
 from jaxrobust.random import example_keys, uniform
 
-from ._base import Bounds, Box, flatten
+from ._base import Bounds, Box, absolute, flatten
 from ._hyperplane import spread, task
 
 
@@ -31,11 +32,15 @@ class Linf(Box):
 
     def norm(self, perturbation: jax.Array) -> jax.Array:
         """``max |p_i|``, ``[batch]``."""
-        return jnp.abs(flatten(perturbation)).max(-1, initial=0)
+        return absolute(flatten(perturbation)).max(-1, initial=0)
 
     def dual_norm(self, gradient: jax.Array) -> jax.Array:
         """``sum |g_i|``, ``[batch]``."""
-        return jnp.abs(flatten(gradient)).sum(-1)
+        return absolute(flatten(gradient)).sum(-1)
+
+    def l2_radius(self, images: jax.Array) -> jax.Array:
+        """``sqrt(d) eps`` for ``d`` entries of an image: the corners of the cube lie there."""
+        return super().l2_radius(images) * math.sqrt(math.prod(images.shape[1:]))
 
     def steepest(self, gradient: jax.Array) -> jax.Array:
         """The sign of the gradient, with ``sign(0) = 0``."""

@@ -21,8 +21,15 @@ from ._objectives import BatchNormMode as BatchNormMode
 from ._objectives import Objective as Objective
 from ._objectives import adversarial as adversarial
 from ._objectives import awp as awp
+from ._objectives import cure as cure
+from ._objectives import edge_alignment as edge_alignment
+from ._objectives import foar as foar
+from ._objectives import gradient_norm as gradient_norm
+from ._objectives import llr as llr
 from ._objectives import mart as mart
 from ._objectives import mixture as mixture
+from ._objectives import mma as mma
+from ._objectives import soar as soar
 from ._objectives import standard as standard
 from ._objectives import trades as trades
 from ._population import OptimizerFactory as OptimizerFactory

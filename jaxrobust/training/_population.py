@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from jaxrobust.batching import to_float
-from jaxrobust.data import Augment, epoch_batches
+from jaxrobust.data import Augment, Mix, epoch_batches
 from jaxrobust.iteration import convolves_slowly, equations
 
 from ._checkpoints import Checkpoints
@@ -56,6 +56,8 @@ def train_population(
     batch_size: int = 128,
     objective: Objective | None = None,
     augment: Augment | None = None,
+    mix: Mix | None = None,
+    initial: Any = None,
     drop_last: bool = False,
     mode: PopulationMode = "auto",
     memory_limit: float = 4e9,
@@ -83,6 +85,8 @@ def train_population(
         batch_size: images per step.
         objective: what is minimised, :func:`standard` by default.
         augment: jittable augmentation.
+        mix: see :func:`make_train_step`.
+        initial: variables to start from instead of random ones, every leaf ``[members, ...]`` as in :class:`Population`.
         drop_last: leave out the last partial batch of each epoch.
         mode: how members are run.
         memory_limit: bytes that the members trained together may need, by an upper estimate (every intermediate
@@ -105,7 +109,7 @@ def train_population(
 
     data = _Data(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
     rates = jnp.asarray(learning_rates, jnp.float32)
-    init, step = _member_functions(model, objective or _STANDARD, optimizer, augment)
+    init, step = _member_functions(model, objective or _STANDARD, optimizer, augment, mix)
     indices = jnp.zeros(min(batch_size, len(images)), jnp.int32)
     state = jax.eval_shape(init, rates[0], jax.random.key(0), data.images[:1])
     jaxpr, (_, metrics) = jax.make_jaxpr(step, return_shape=True)(rates[0], state, data, indices)
@@ -119,6 +123,8 @@ def train_population(
         chunk = slice(begin, min(begin + size, len(seeds)))
         keys = [jax.random.key(seed) for seed in seeds[chunk]]
         states = _stack([init(rate, key, data.images[:1]) for rate, key in zip(rates[chunk], keys, strict=True)])
+        if initial is not None:
+            states = _started_from(states, jax.tree.map(lambda leaf, part=chunk: jnp.asarray(leaf[part]), initial))
         history = {name: np.full((epochs, len(keys)), np.nan, np.float32) for name in metrics}
         name, done = f"members_{chunk.start}_to_{chunk.stop - 1}", 0
         if checkpoints is not None:
@@ -159,7 +165,11 @@ MemberStep = Callable[[jax.Array, TrainState, _Data, jax.Array], tuple[TrainStat
 
 @functools.lru_cache(maxsize=16)  # the same functions again, so that nothing is compiled again
 def _member_functions(
-    model: nn.Module, objective: Objective, optimizer: OptimizerFactory, augment: Augment | None
+    model: nn.Module,
+    objective: Objective,
+    optimizer: OptimizerFactory,
+    augment: Augment | None,
+    mix: Mix | None,
 ) -> tuple[MemberInit, MemberStep]:
     apply = linen_apply(model)
 
@@ -169,10 +179,21 @@ def _member_functions(
     def step(
         rate: jax.Array, state: TrainState, data: _Data, indices: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        train_step = make_train_step(apply, objective, optimizer(rate), augment=augment)
+        train_step = make_train_step(apply, objective, optimizer(rate), augment=augment, mix=mix)
         return train_step(state, {"images": data.images[indices], "labels": data.labels[indices]})
 
     return init, step
+
+
+def _started_from(states: TrainState, variables: Any) -> TrainState:
+    """The states with other parameters and model state."""
+    given, wanted = jax.tree.map(jnp.shape, dict(variables)), jax.tree.map(jnp.shape, states.variables)
+    if given != wanted:
+        raise ValueError(
+            "initial must hold the network's variables with a leading axis of one entry per member, as Population has them"
+        )
+    params = variables["params"]
+    return states._replace(params=params, model_state={name: variables[name] for name in states.model_state})
 
 
 def _stack(trees: Sequence[Any]) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxrobust.batching import to_float
-from jaxrobust.data import Augment
+from jaxrobust.data import Augment, Mix
 from jaxrobust.iteration import iterate
 
 from ._averaging import Averaging
@@ -18,6 +18,10 @@ from ._objectives import AdversarialObjective, Batch, Objective
 from ._state import Apply, TrainState
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+
+
+MIX_FOLD = 2**31 - 1
+"""Folded into the key of the augmentation, which folds in the numbers of the images."""
 
 
 class _Part(NamedTuple):
@@ -34,6 +38,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     augment: Augment | None = None,
+    mix: Mix | None = None,
     extend: Callable[[TrainState, Batch], Batch] | None = None,
     averaging: Averaging | None = None,
     accumulate: int = 1,
@@ -49,6 +54,8 @@ def make_train_step(
         objective: what is minimised. It finds the number of updates made under ``batch["step"]``.
         optimizer: an Optax optimizer.
         augment: applied to the images before the objective sees them.
+        mix: ``(key, batch) -> batch``, mixes the augmented images with each other and makes their labels soft, ``[batch,
+            classes]``, as :func:`jaxrobust.data.mix` does; the objective's loss must take such labels.
         extend: ``(state, batch) -> batch``, adds what is not augmented, after the augmentation: rows from ``state.memory``
             for instance.
         averaging: the one that :func:`init_state` was given.
@@ -110,6 +117,8 @@ def make_train_step(
         if augment is not None:
             images = augment(augment_key, images)
         batch = {**batch, "images": images}
+        if mix is not None:
+            batch = mix(jax.random.fold_in(augment_key, MIX_FOLD), batch)
         if extend is not None:
             batch = extend(state, batch)
         if len(batch["images"]) % accumulate:

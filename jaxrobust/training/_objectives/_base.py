@@ -10,12 +10,15 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from jaxrobust import losses
 from jaxrobust.attacks import Attack
 
 from .._state import Apply
 
 Batch = Mapping[str, jax.Array]
 """``{"images": [batch, height, width, channels] in [0, 1], "labels": int [batch]}`` and what the method adds.
+
+Where images are mixed, labels are the probability of each class, ``[batch, classes]``.
 
 ``"adversarial"`` are adversarial images, shaped as the images; ``"step"`` is the number of updates made, int32 scalar.
 """
@@ -85,7 +88,7 @@ def crafting(attack: Attack, batch_norm: BatchNormMode) -> Craft:
         attack_key, network_key = jax.random.split(key)
         constant = jax.lax.stop_gradient(variables)
         logits_fn = (
-            partial(_running_logits, apply, constant)
+            partial(running_logits, apply, constant)
             if batch_norm == "running"
             else partial(_batch_logits, apply, constant, network_key)
         )
@@ -95,7 +98,8 @@ def crafting(attack: Attack, batch_norm: BatchNormMode) -> Craft:
     return craft
 
 
-def _running_logits(apply: Apply, variables: Any, images: jax.Array) -> jax.Array:
+def running_logits(apply: Apply, variables: Any, images: jax.Array) -> jax.Array:
+    """Logits in evaluation mode."""
     return apply(variables, images, train=False)[0]
 
 
@@ -104,7 +108,8 @@ def _batch_logits(apply: Apply, variables: Any, key: jax.Array, images: jax.Arra
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Fraction of the batch that is classified as its label, float32."""
+    """Fraction of the batch that is classified as its label, or as the most probable class of a soft one, float32."""
+    labels = losses.hard_labels(labels)
     return (logits.argmax(-1).astype(labels.dtype) == labels).mean(dtype=jnp.float32)
 
 

@@ -48,18 +48,39 @@ def smooth_labels(
     return (1 - smoothing) * jax.nn.one_hot(labels, num_classes, dtype=dtype) + smoothing / num_classes
 
 
+def hard_labels(labels: jax.Array) -> jax.Array:
+    """Classes ``[batch]``: the labels themselves, or the most probable class of soft ones ``[batch, classes]``.
+
+    Example:
+        >>> hard_labels(jnp.array([[0.1, 0.7, 0.2]])).tolist()
+        [1]
+    """
+    return labels.argmax(-1).astype(jnp.int32) if jnp.issubdtype(labels.dtype, jnp.floating) else labels
+
+
 def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
     """Softmax cross-entropy ``-log softmax(logits)_y``, ``[batch]``.
 
     Args:
         logits: ``[batch, classes]``.
-        labels: integer classes ``[batch]``.
-        label_smoothing: see :func:`smooth_labels`.
+        labels: integer classes ``[batch]``, or soft ones: the probability of each class, ``[batch, classes]``, as mixing
+            images makes them.
+        label_smoothing: see :func:`smooth_labels`; soft labels are taken as they are.
+
+    Raises:
+        ValueError: for labels of another shape, or smoothing of soft labels.
 
     Example:
         >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).round(4).tolist()
         [1.3863]
     """
+    if labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.floating):
+        _check(logits, classes=1)
+        if labels.shape != logits.shape:
+            raise ValueError(f"soft labels must have the shape of the logits, {logits.shape}, got {labels.shape}")
+        if not (isinstance(label_smoothing, (int, float)) and label_smoothing == 0):
+            raise ValueError("soft labels cannot be smoothed again; smooth them where they are made (smooth_labels)")
+        return -(labels.astype(logits.dtype) * jax.nn.log_softmax(logits)).sum(-1)
     _check(logits, labels, classes=1)
     log_probabilities = jax.nn.log_softmax(logits)
     if isinstance(label_smoothing, (int, float)) and label_smoothing == 0:

@@ -1,0 +1,237 @@
+"""Networks trained by one recipe with several seeds: a cell of a study."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxrobust import attacks, data, models, training
+from jaxrobust.reporting import CommandError
+
+from ._run import Run
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one row's networks are trained. Functions are compared by identity: make them once (``functools.cache``).
+
+    Attributes:
+        model: the network.
+        objective: what is minimised.
+        optimizer: ``learning rate -> optimizer``.
+        learning_rate: given to it.
+        epochs: passes over the data.
+        batch_size: images per update.
+        drop_last: leave out the last, smaller batch of an epoch.
+        augment, mix: see :func:`jaxrobust.training.make_train_step`.
+        averaging: of the parameters; the average is what is kept. For ``engine="fit"``.
+        accumulate: parts of a batch, for ``engine="fit"``.
+        engine: ``"population"`` holds data and all seeds on one device; ``"fit"`` trains one seed after the other on all
+            devices, with checkpoints, from any source of images.
+        checkpoint_epochs: epochs between checkpoints of ``"fit"``.
+    """
+
+    model: nn.Module
+    objective: training.Objective
+    optimizer: training.OptimizerFactory
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    drop_last: bool = False
+    augment: data.Augment | None = None
+    mix: data.Mix | None = None
+    averaging: training.Averaging | None = None
+    accumulate: int = 1
+    engine: Literal["population", "fit"] = "population"
+    checkpoint_epochs: int = 1
+
+    def steps(self, images: int) -> int:
+        """Updates in all for so many training images."""
+        return self.epochs * data.steps_per_epoch(images, self.batch_size, self.drop_last)
+
+
+def load_dataset(name: str, data_dir: Path | None) -> data.Dataset:
+    """A data set by name.
+
+    Raises:
+        CommandError: if it cannot be read, with the reason.
+    """
+    try:
+        return data.load(name, data_dir=data_dir)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+
+
+@functools.cache
+def create_model(
+    name: str, classes: int, image_shape: tuple[int, ...], options: tuple[tuple[str, Any], ...] = ()
+) -> nn.Module:
+    """A network by name: one object for equal arguments, so that compiled steps and attacks are shared.
+
+    Raises:
+        CommandError: if there is no such network, or it does not fit the images.
+    """
+    try:
+        return models.create(name, classes=classes, image_shape=image_shape, **dict(options))
+    except ValueError as error:
+        raise CommandError(f"{name}: {error}") from error
+
+
+def train(
+    run: Run,
+    name: str,
+    recipe: Recipe,
+    dataset: data.Dataset,
+    seeds: Sequence[int],
+    initial: Callable[[], Any] | None = None,
+) -> dict[str, Any]:
+    """The cell of one recipe's networks.
+
+    Args:
+        run: the study's folder.
+        name: of the cell.
+        recipe: how they are trained.
+        dataset: its training images are used.
+        seeds: of initialisation, data order and the objective's random numbers.
+        initial: makes the variables to start from, every leaf ``[seeds, ...]``; random ones by default.
+
+    Returns:
+        ``{"history": {metric: [seed][epoch]}, "arrays": ...}``; :func:`members` takes the networks out of it.
+
+    Raises:
+        CommandError: if the loss becomes infinite or NaN in ``engine="fit"``, or a checkpoint cannot be written. A
+            population goes on; a network that diverged has a loss that is not finite in its history.
+    """
+
+    def compute() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        make = _population if recipe.engine == "population" else _fitted
+        start = None if initial is None else initial()
+        variables, history = make(recipe, dataset, seeds, start, run.checkpoints(name))
+        arrays = flatten_dict(jax.tree.map(np.asarray, dict(variables)), sep="/")
+        return {"seeds": list(seeds), "history": history}, arrays
+
+    return run.cell(name, compute)
+
+
+def stacked_variables(cell: dict[str, Any]) -> Any:
+    """The variables of all networks of a cell of :func:`train`, every leaf ``[seeds, ...]``."""
+    return unflatten_dict(cell["arrays"], sep="/")
+
+
+def members(cell: dict[str, Any], model: nn.Module) -> Iterator[attacks.LogitsFn]:
+    """Each seed's network in evaluation mode, as a function of images."""
+    stacked = stacked_variables(cell)
+    for index in range(len(cell["seeds"])):
+        yield logits_fn(model, jax.tree.map(jnp.asarray, training.member(stacked, index)))
+
+
+def logits_fn(model: nn.Module, variables: Any) -> attacks.LogitsFn:
+    """A network in evaluation mode with its variables bound."""
+    return cast(attacks.LogitsFn, functools.partial(_forward(model), variables))
+
+
+@functools.cache
+def _forward(model: nn.Module) -> Any:
+    # Traced once per shape, where every evaluation would trace the network anew: a third of a small study's time.
+    return jax.jit(model.apply, inline=True)
+
+
+def _population(
+    recipe: Recipe, dataset: data.Dataset, seeds: Sequence[int], initial: Any, folder: Path
+) -> tuple[Any, dict[str, Any]]:
+    long = dataset.train_images.nbytes * recipe.epochs > 2e9  # else checkpoints would cost more than they save
+    checkpoints = training.Checkpoints(folder, every=max(1, recipe.epochs // 20)) if long else None
+    try:
+        population = training.train_population(
+            recipe.model,
+            dataset.train_images,
+            dataset.train_labels,
+            optimizer=recipe.optimizer,
+            learning_rates=[recipe.learning_rate] * len(seeds),
+            seeds=seeds,
+            epochs=recipe.epochs,
+            batch_size=recipe.batch_size,
+            objective=recipe.objective,
+            augment=recipe.augment,
+            mix=recipe.mix,
+            initial=initial,
+            drop_last=recipe.drop_last,
+            checkpoints=checkpoints,
+        )
+    finally:
+        if checkpoints is not None:
+            checkpoints.close()
+    shutil.rmtree(folder, ignore_errors=True)
+    return population.variables, {name: values.T.tolist() for name, values in population.history.items()}
+
+
+def _fitted(
+    recipe: Recipe, dataset: data.Dataset, seeds: Sequence[int], initial: Any, folder: Path
+) -> tuple[Any, dict[str, Any]]:
+    epoch_steps = data.steps_per_epoch(len(dataset.train_labels), recipe.batch_size, recipe.drop_last)
+    optimizer = recipe.optimizer(recipe.learning_rate)
+    step = training.make_train_step(
+        training.linen_apply(recipe.model),
+        recipe.objective,
+        optimizer,
+        augment=recipe.augment,
+        mix=recipe.mix,
+        averaging=recipe.averaging,
+        accumulate=recipe.accumulate,
+    )
+    found, histories = [], []
+    for index, seed in enumerate(seeds):
+        images = jnp.zeros((1, *dataset.image_shape), jnp.float32)
+        state = training.init_state(recipe.model, jax.random.key(seed), images, optimizer, averaging=recipe.averaging)
+        if initial is not None:
+            state = _started_from(state, training.member(initial, index), recipe.averaging)
+        order = functools.partial(
+            data.batches,
+            dataset.train_images,
+            dataset.train_labels,
+            recipe.batch_size,
+            seed=seed,
+            epochs=recipe.epochs,
+            drop_last=recipe.drop_last,
+        )
+        directory = folder / str(seed)
+        try:
+            state = training.fit(
+                state,
+                step,
+                lambda start_step, order=order: order(start_step=start_step),  # type: ignore[misc]
+                steps=recipe.epochs * epoch_steps,
+                directory=directory,
+                checkpoint_every=recipe.checkpoint_epochs * epoch_steps,
+                log_every=epoch_steps,
+                progress=False,
+            )
+        except (training.NonFiniteLossError, training.CheckpointError) as error:
+            raise CommandError(f"{folder.name}, seed {seed}: {error}") from error
+        found.append(jax.tree.map(np.asarray, state.averaged_variables))
+        histories.append(training.read_metrics(directory / "metrics.jsonl"))
+    names = [name for name in histories[0][0] if name != "step"] if histories[0] else []
+    history = {name: [[record[name] for record in records] for records in histories] for name in names}
+    # Only now: a study that is stopped between two seeds continues with the second.
+    shutil.rmtree(folder, ignore_errors=True)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *found), history
+
+
+def _started_from(
+    state: training.TrainState, variables: Any, averaging: training.Averaging | None
+) -> training.TrainState:
+    variables = jax.tree.map(jnp.asarray, dict(variables))
+    params = variables.pop("params")
+    return state._replace(
+        params=params, model_state=variables, average=None if averaging is None else averaging.init(params)
+    )
