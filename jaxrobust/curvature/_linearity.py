@@ -104,10 +104,14 @@ def _linearity_step(constants: _Ball, state: tuple[jax.Array, jax.Array]) -> tup
     keys = fold_in_each(keys, draw)
     weight = jax.vmap(lambda key: jax.random.uniform(key, (), images.dtype))(fold_in_each(keys, 0))
     first, second = (threat.sample(fold_in_each(keys, number), images) for number in (1, 2))
-    share = per_example(weight, images)
-    between = _losses(problem, images + share * first + (1 - share) * second)
-    interpolated = weight * _losses(problem, images + first) + (1 - weight) * _losses(problem, images + second)
-    return draw + 1, total + jnp.square(interpolated - between).astype(total.dtype)
+    return draw + 1, total + jnp.square(interpolation_error(problem, weight, first, second)).astype(total.dtype)
+
+
+def interpolation_error(problem: Problem, weight: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """Interpolated loss between two perturbed images minus the loss in between, ``[batch]``, as is the weight."""
+    images, share = problem.images, per_example(weight, problem.images)
+    ends = weight * _losses(problem, images + first) + (1 - weight) * _losses(problem, images + second)
+    return ends - _losses(problem, images + share * first + (1 - share) * second)
 
 
 def _losses(problem: Problem, images: jax.Array) -> jax.Array:

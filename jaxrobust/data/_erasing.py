@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from jaxrobust.random import example_keys, normal
 
 from ._augment import Augment
-from ._resized_crop import check_range, random_sides
+from ._resized_crop import SIDE_DRAWS, check_range, random_place, random_sides
 
 ErasingMode = Literal["pixel", "constant"]
+
+_DRAWS = 2 + SIDE_DRAWS
 
 
 def random_erasing(
@@ -69,9 +71,10 @@ def random_erasing(
         raise ValueError(f"mode must be one of {', '.join(get_args(ErasingMode))}, got {mode!r}")
 
     def one(key: jax.Array, image: jax.Array) -> jax.Array:
-        use_key, rectangle_key, noise_key = jax.random.split(key, 3)
+        draw_key, noise_key = jax.random.split(key)
+        draws = jax.random.uniform(draw_key, (1 + _DRAWS,), jnp.float32)
         height, width, _ = image.shape
-        erase = jax.random.bernoulli(use_key, probability) & _rectangle(rectangle_key, height, width, area, ratio)
+        erase = (draws[0] < probability) & _rectangle(draws[1:], height, width, area, ratio)
         noise = jnp.asarray(mean, jnp.float32)
         if mode == "pixel":
             noise = noise + jnp.asarray(std, jnp.float32) * normal(noise_key, image.shape)
@@ -88,15 +91,12 @@ def random_erasing(
 
 
 def _rectangle(
-    key: jax.Array, height: int, width: int, area: tuple[float, float], ratio: tuple[float, float]
+    draws: jax.Array, height: int, width: int, area: tuple[float, float], ratio: tuple[float, float]
 ) -> jax.Array:
-    """Which pixels ``[height, width]`` a random rectangle covers."""
-    sides_key, place_key = jax.random.split(key)
+    """Which pixels ``[height, width]`` a random rectangle covers, from uniform numbers."""
     rows, columns, found = random_sides(
-        sides_key, height * width, area, ratio, lambda rows, columns: (rows < height) & (columns < width)
+        draws[2:], height * width, area, ratio, lambda rows, columns: (rows < height) & (columns < width)
     )
-    # Without a rectangle the sides may exceed the image's; the place is of no use then.
-    free = jnp.maximum(jnp.stack([height - rows, width - columns]), 0)
-    top, left = jax.random.randint(place_key, (2,), 0, free + 1)
+    top, left = random_place(draws[:2], jnp.stack([height - rows, width - columns]))
     row, column = jnp.arange(height)[:, None], jnp.arange(width)
     return found & (row >= top) & (row < top + rows) & (column >= left) & (column < left + columns)

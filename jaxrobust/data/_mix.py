@@ -55,7 +55,7 @@ def mix(
         which are smoothed and mixed likewise. Labels come out as float32 ``[batch, num_classes]``; other entries stay.
 
     Raises:
-        ValueError: for fewer than one class, a negative alpha, a probability outside [0, 1], and, when it is called,
+        ValueError: for fewer than one class, a negative alpha or two zeros, a probability outside [0, 1], and, when it is called,
             labels of another shape or images that are not of floating point.
 
     Example:
@@ -69,6 +69,8 @@ def mix(
     for name, alpha in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
         if not 0 <= alpha < float("inf"):
             raise ValueError(f"{name} must be 0 (off) or a positive number, got {alpha}")
+    if not (mixup_alpha or cutmix_alpha):
+        raise ValueError("mixup_alpha or cutmix_alpha must be above 0; without mixing there is losses.smooth_labels")
     for name, value in (
         ("probability", probability),
         ("switch_probability", switch_probability),
@@ -89,18 +91,15 @@ def mix(
                 f"make stored images floats by jaxrobust.data.to_float"
             )
         labels = _soft_labels(labels, images.shape[0], num_classes, label_smoothing)
-        use_key, method_key, mixup_key, cutmix_key = jax.random.split(typed_key(key), 4)
-        use = jax.random.bernoulli(use_key, probability)
-        cut = jax.random.bernoulli(method_key, switch_probability)
-        # What may be mixed in: everywhere a share of it, or all of it inside the box.
-        weight, stays = jnp.zeros((1, 1), jnp.float32), jnp.ones((), jnp.float32)
-        if mixup_alpha:
-            stays = jax.random.beta(mixup_key, mixup_alpha, mixup_alpha, dtype=jnp.float32)
-            weight = jnp.broadcast_to(1 - stays, images.shape[1:3])
-        if cutmix_alpha:
-            box = _box(cutmix_key, images.shape[1], images.shape[2], cutmix_alpha).astype(jnp.float32)
-            weight, stays = jnp.where(cut, box, weight), jnp.where(cut, 1 - box.mean(), stays)
-        weight, stays = jnp.where(use, weight, 0), jnp.where(use, stays, 1)
+        draw_key, stays_key = jax.random.split(typed_key(key))
+        draws = jax.random.uniform(draw_key, (4,), jnp.float32)
+        use, cut = draws[0] < probability, draws[1] < switch_probability
+        alpha = jnp.where(cut, jnp.float32(cutmix_alpha), jnp.float32(mixup_alpha))
+        stays = jnp.where(use, jax.random.beta(stays_key, alpha, alpha, dtype=jnp.float32), 1)
+        # How much of the other image a pixel takes: the same everywhere, or all inside the box.
+        box = _box(draws[2:], 1 - stays, images.shape[1], images.shape[2]).astype(jnp.float32)
+        weight = jnp.where(cut, box, 1 - stays)
+        stays = jnp.where(cut, 1 - box.mean(), stays)
         weight = weight[:, :, None].astype(images.dtype)
         return {
             **batch,
@@ -122,15 +121,13 @@ def _soft_labels(labels: jax.Array, batch: int, num_classes: int, smoothing: flo
     )
 
 
-def _box(key: jax.Array, height: int, width: int, alpha: float) -> jax.Array:
-    """Which pixels ``[height, width]`` CutMix replaces."""
-    share_key, row_key, column_key = jax.random.split(key, 3)
-    side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha, dtype=jnp.float32))
+def _box(centre: jax.Array, share: jax.Array, height: int, width: int) -> jax.Array:
+    """Which pixels ``[height, width]`` CutMix replaces: about a ``share``, around a ``centre`` in [0, 1) both ways."""
 
-    def inside(key: jax.Array, length: int) -> jax.Array:
-        half = (length * side).astype(jnp.int32) // 2
+    def inside(centre: jax.Array, length: int) -> jax.Array:
+        half = (length * jnp.sqrt(share)).astype(jnp.int32) // 2
+        middle = (length * centre).astype(jnp.int32)
         pixel = jnp.arange(length)
-        centre = jax.random.randint(key, (), 0, length)
-        return (pixel >= centre - half) & (pixel < centre + half)
+        return (pixel >= middle - half) & (pixel < middle + half)
 
-    return inside(row_key, height)[:, None] & inside(column_key, width)
+    return inside(centre[0], height)[:, None] & inside(centre[1], width)

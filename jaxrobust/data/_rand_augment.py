@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.random import example_keys
+from jaxrobust.random import example_keys, normal, uniform
 
 from ._augment import Augment
 
@@ -91,23 +91,23 @@ def rand_augment(
         raise ValueError(f"fill must be three numbers in [0, 1], got {tuple(fill)}")
     fill_levels = [round(255 * value) for value in fill]
 
-    def layer(number: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        key, levels = carry
-        choice_key, use_key, strength_key, sign_key = jax.random.split(jax.random.fold_in(key, number), 4)
-        strength = magnitude + magnitude_std * jax.random.normal(strength_key, dtype=jnp.float32)
+    def layer(levels: jax.Array, draws: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        (choice, use, side), noise = draws
         changed = operate(
             levels,
-            jax.random.randint(choice_key, (), 0, len(OPERATIONS)),
-            jnp.clip(strength, 0, 10),
-            jax.random.rademacher(sign_key, (), jnp.float32),
+            (len(OPERATIONS) * choice).astype(jnp.int32),
+            jnp.clip(magnitude + magnitude_std * noise, 0, 10),
+            jnp.where(side < 0.5, -1.0, 1.0).astype(jnp.float32),
             increasing,
             fill_levels,
         )
-        return key, jnp.where(jax.random.bernoulli(use_key, probability), changed, levels)
+        return jnp.where(use < probability, changed, levels), None
 
     def one(key: jax.Array, image: jax.Array) -> jax.Array:
+        draw_key, noise_key = jax.random.split(key)
+        draws = uniform(draw_key, (operations, 3)), normal(noise_key, (operations,))
         levels = jnp.round(255 * jnp.clip(image.astype(jnp.float32), 0, 1))
-        _, levels = jax.lax.fori_loop(0, operations, layer, (key, levels))
+        levels, _ = jax.lax.scan(layer, levels, draws)
         return (levels / 255).astype(image.dtype)
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:

@@ -16,6 +16,8 @@ from ._augment import Augment
 Interpolation = Literal["bilinear", "bicubic"]
 
 _TRIES = 10
+SIDE_DRAWS = 2 * _TRIES
+"""How many uniform numbers :func:`random_sides` needs."""
 
 
 def random_resized_crop(
@@ -83,7 +85,7 @@ def check_range(name: str, limits: tuple[float, float], largest: float = math.in
 
 
 def random_sides(
-    key: jax.Array,
+    draws: jax.Array,
     pixels: int,
     scale: tuple[float, float],
     ratio: tuple[float, float],
@@ -95,7 +97,7 @@ def random_sides(
     ``ratio``; the sides are rounded.
 
     Args:
-        key: one random key.
+        draws: ``[SIDE_DRAWS]`` independent numbers, uniform in [0, 1).
         pixels: area of the image.
         scale: smallest and largest area over ``pixels``.
         ratio: smallest and largest quotient of the sides.
@@ -104,14 +106,20 @@ def random_sides(
     Returns:
         The first side, the second, and whether any fitted: int32, int32 and bool scalars.
     """
-    area_key, ratio_key = jax.random.split(key)
-    area = pixels * jax.random.uniform(area_key, (_TRIES,), jnp.float32, *scale)
-    root = jnp.exp(0.5 * jax.random.uniform(ratio_key, (_TRIES,), jnp.float32, *map(math.log, ratio)))
-    side = jnp.sqrt(area)
+    share, position = draws.reshape(2, _TRIES)
+    side = jnp.sqrt(pixels * (scale[0] + (scale[1] - scale[0]) * share))
+    low, high = map(math.log, ratio)
+    root = jnp.exp(0.5 * (low + (high - low) * position))
     first, second = (jnp.round(sides).astype(jnp.int32) for sides in (side * root, side / root))
     allowed = fits(first, second)
     chosen = jnp.argmax(allowed)
     return first[chosen], second[chosen], allowed.any()
+
+
+def random_place(draws: jax.Array, free: jax.Array) -> jax.Array:
+    """Whole numbers from 0 to ``free`` with equal chances, from uniform numbers in [0, 1)."""
+    # A draw next to 1 may be rounded up to 1.
+    return jnp.minimum((draws * (free + 1).astype(jnp.float32)).astype(jnp.int32), free)
 
 
 def _window(
@@ -122,13 +130,14 @@ def _window(
     def fits(columns: jax.Array, rows: jax.Array) -> jax.Array:
         return (columns > 0) & (columns <= width) & (rows > 0) & (rows <= height)
 
-    sides_key, place_key = jax.random.split(key)
-    columns, rows, found = random_sides(sides_key, height * width, scale, ratio, fits)
+    # One draw for everything compiles several times faster than one for each purpose.
+    draws = jax.random.uniform(key, (2 + SIDE_DRAWS,), jnp.float32)
+    columns, rows, found = random_sides(draws[2:], height * width, scale, ratio, fits)
     central_columns = min(width, max(1, round(height * ratio[1])))
     central_rows = min(height, max(1, round(width / ratio[0])))
     columns, rows = jnp.where(found, columns, central_columns), jnp.where(found, rows, central_rows)
     free = jnp.stack([height - rows, width - columns])
-    top, left = jnp.where(found, jax.random.randint(place_key, (2,), 0, free + 1), free // 2)
+    top, left = jnp.where(found, random_place(draws[:2], free), free // 2)
     return top, left, rows, columns
 
 

@@ -97,8 +97,8 @@ def gradient_masking(
     * ``black_box`` and ``transfer``: an attack that sees no gradients of this classifier neither beats PGD on cross-entropy
       nor breaks images that withstand all attacks that do.
     * ``any_image``: where every image is allowed, the accuracy is at most that of chance (``whole_box``).
-    * ``gradients``: the gradient is below 1e-6 for at most ``tolerance`` per cent of the images. A hint only: a classifier
-      that is sure and right has tiny gradients without any defence.
+    * ``gradients``: the gradient is below 1e-6 on at most ``gap`` per cent of the images. A hint only: a classifier that is
+      sure and right has tiny gradients without any defence.
 
     Inequalities are violated if the paired difference exceeds ``tolerance`` points (``gap`` where named) and two of its
     standard errors. Local linearity error, curvature and confidence are reported without a verdict: they say most beside
@@ -192,7 +192,7 @@ def gradient_masking(
 
 @lru_cache(maxsize=16)  # what one network compiled serves the next
 def _attacks(
-    threat: ThreatModel,
+    threat: Any,
     shape: tuple[int, ...],
     steps: int,
     long_steps: int,
@@ -213,7 +213,7 @@ def _attacks(
     if threat.bounds is not None:
         low, high = threat.bounds
         widest = float(threat.norm(jnp.full((1, *shape), high - low, jnp.float32))[0])
-        wide = type(threat)(widest, threat.bounds)  # type: ignore[call-arg]
+        wide = type(threat)(widest, threat.bounds)
         # The whole box is a ball of every norm; only l-infinity steps, which move all pixels, get across it in a few.
         found["whole_box"] = attacks.bim(Linf(high - low, threat.bounds), steps=steps)
         found["whole_box_noise"] = attacks.pgd(wide, steps=steps, step_size=2.5 * float(threat.eps) / steps)
@@ -314,7 +314,7 @@ def _verdicts(
         )
     check(
         "gradients",
-        tiny > tolerance,
+        tiny > gap,
         f"The gradient of cross-entropy is below {TINY:g} (l1 norm) on {tiny:.1f} per cent of the clean images, where attacks "
         "on it cannot start. A classifier that is sure and right does that as well as a masked one: compare pgd_margin, "
         "targeted and transfer before you judge.",

@@ -72,8 +72,8 @@ def expansion_points(
     """
     expansion_radii(threat, point, None, None)
     if point == "zero":
-        return images
-    start = threat.project(threat.sample(example_keys(key, images.shape[0]), images), images)
+        return jax.lax.stop_gradient(images)
+    start = threat.sample(example_keys(key, images.shape[0]), images)
     if point == "pgd1":
         gradient = input_gradient(loss, logits_fn, images + start, labels)
         start = threat.project(start + threat.radius(images) * threat.steepest(gradient), images)

@@ -14,7 +14,7 @@ from jaxrobust.curvature import value_and_input_gradient
 from jaxrobust.iteration import Closure, iterate
 from jaxrobust.random import example_keys
 from jaxrobust.threat import ThreatModel
-from jaxrobust.threat._base import absolute
+from jaxrobust.threat._base import absolute, per_example
 
 from ._logits import cross_entropy
 from ._terms import Terms, along
@@ -61,7 +61,7 @@ def llr(
         loss: per-example loss.
 
     Raises:
-        ValueError: for fewer than one step.
+        ValueError: for fewer than one step, or a step size that is not positive.
     """
     return llr_terms(
         key,
@@ -93,10 +93,12 @@ def llr_terms(
     """Loss and penalty."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
+    if isinstance(step_size, (int, float)) and not step_size > 0:
+        raise ValueError(f"step_size must be above 0, got {step_size}")
     values, gradient, logits = value_and_input_gradient(loss, logits_fn, images, labels)
-    size = 2.5 * threat.eps / steps if step_size is None else step_size
+    size = jnp.asarray(2.5 * threat.eps / steps if step_size is None else step_size, images.dtype)
     fixed = jax.lax.stop_gradient((Closure(logits_fn), images, values, gradient))
-    constants = _Constants(threat, jnp.asarray(size, images.dtype), labels, *fixed)
+    constants = _Constants(threat, per_example(size, images), labels, *fixed)
     start = threat.sample(example_keys(key, images.shape[0]), images)
     perturbation = jax.lax.stop_gradient(iterate(_ascent(loss), constants, start, steps))
     slope = along(perturbation, gradient)

@@ -176,7 +176,7 @@ def soar_terms(
         last_part = along(gradient, vectors) + last
         product_and_last = jnp.concatenate([flatten(image_part), last_part[:, None]], axis=1)
         value = coefficient * safe_norm(product_and_last)
-        return value if clip is None else jnp.where(value < clip, value, clip)
+        return value if clip is None else jnp.where(value >= clip, clip, value)  # not a number stays one
 
     keys = example_keys(key, points.shape[0])
     if samples == 1:

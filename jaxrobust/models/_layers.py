@@ -172,7 +172,7 @@ class Conv(nn.Module):
         """``[batch, *spatial, in] -> [batch, *spatial, features]``."""
         size = math.prod(self.kernel_size)
         if self.initializer == "he":
-            init = {"kernel_init": he_init(self.features * size), "bias_init": nn.initializers.zeros}
+            init: dict[str, Any] = {"kernel_init": he_init(self.features * size), "bias_init": nn.initializers.zeros}
         else:
             init = initializers(self.initializer, x.shape[-1] // self.groups * size)
         padding = self.padding

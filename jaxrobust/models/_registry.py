@@ -59,7 +59,8 @@ def create(
         classes: number of logits.
         image_shape: ``(height, width, channels)``, for ``"m5"`` ``(samples, channels)``. It decides the stem of
             ``"preact_resnet18"``, ``"resnet10"``, ``"resnet18"`` and ``"resnet50"`` (the large one from 128 pixels, else
-            the small one) and the patches of ``"vit_small"`` (4x4 up to 64 pixels, else 16x16).
+            the small one), the patches of ``"vit_small"`` (4x4 up to 64 pixels, else 16x16), and the patches and windows
+            of ``"swin_t"`` and ``"swin_b"`` (2x2 and 4x4 up to 64 pixels, else 4x4 and 7x7).
         batch_norm: whether to use batch norm; only for networks that have a version with it. ``"m5"`` and the wide
             residual networks always have it.
         **options: further attributes of the module, e.g. ``widths=(256, 256)`` for the MLP, or ``depth=16, width=4``
@@ -88,4 +89,6 @@ def create(
         options.setdefault("stem", "large" if image_shape[0] >= 128 else "small")
     if name == "vit_small" and image_shape[0] <= 64:
         options.setdefault("patch_size", 4)
+    if name in ("swin_t", "swin_b") and image_shape[0] <= 64:
+        options = {"patch_size": 2, "window": 4, **options}
     return _NETWORKS[name](classes=classes, **options)

@@ -16,7 +16,7 @@ Pair = tuple[int, int]
 _EPSILON = 1e-5  # of the norms, ten times that of other vision transformers
 
 
-def to_windows(x: jax.Array, window: Pair) -> jax.Array:
+def to_windows(x: Any, window: Pair) -> Any:
     """``[batch, height, width, channels]`` to ``[batch, windows, tokens, channels]``, both by rows."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // window[0], window[0], width // window[1], window[1], channels)
@@ -47,7 +47,7 @@ def shifted_mask(size: Pair, window: Pair, shift: Pair) -> np.ndarray:
     """
     wrapped_rows, wrapped_columns = (np.arange(side) >= side - by for side, by in zip(size, shift, strict=True))
     region = 2 * wrapped_rows[:, None] + wrapped_columns[None, :]
-    region = np.asarray(to_windows(region[None, ..., None], window))[0, ..., 0]
+    region = to_windows(region[None, ..., None], window)[0, ..., 0]
     return region[:, :, None] == region[:, None, :]
 
 
@@ -69,7 +69,8 @@ class WindowAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[batch, height, width, channels]`` to the same shape."""
-        size, channels = x.shape[1:3], x.shape[3]
+        _, rows, columns, channels = x.shape
+        size = rows, columns
         shifted = any(self.shift)
         if shifted:
             x = jnp.roll(x, (-self.shift[0], -self.shift[1]), (1, 2))
@@ -172,15 +173,12 @@ class Swin(nn.Module):
                 x = LayerNorm(self.dtype, _EPSILON, name=f"stage_{stage}_norm")(x)
                 name = f"stage_{stage}_reduction"
                 x = Dense(channels, "normal", self.dtype, use_bias=False, name=name)(x)
-            shift = (
-                self.window // 2 if x.shape[1] > self.window else 0,
-                self.window // 2 if x.shape[2] > self.window else 0,
-            )
+            shift_rows, shift_columns = (self.window // 2 if side > self.window else 0 for side in x.shape[1:3])
             for block in range(self.stage_sizes[stage]):
                 x = SwinBlock(
                     heads=self.heads[stage],
                     window=window,
-                    shift=shift if block % 2 else (0, 0),
+                    shift=(shift_rows, shift_columns) if block % 2 else (0, 0),
                     mlp_width=int(channels * self.mlp_ratio),
                     activation=self.activation,
                     dtype=self.dtype,

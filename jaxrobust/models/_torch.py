@@ -59,7 +59,7 @@ def from_torch(
       ``encoder.layers.encoder_layer_0.self_attention.in_proj_weight``, ``heads.head``);
     * for a ``Swin`` and a ``ConvNeXt`` those of timm (``layers.0.blocks.0.attn.qkv``, ``stages.0.blocks.0.conv_dw``) and
       torchvision (``features.1.0.attn.qkv``, ``features.1.0.block.0``), for a ``Swin`` also those of the original
-      implementation and of timm before 0.9 (``layers.0.downsample.reduction`` and ``head``).
+      implementation and of old versions of timm (``layers.0.downsample.reduction`` and ``head``).
 
     Counters of batches and the tables of a ``Swin`` that follow from its sizes (``relative_position_index``,
     ``attn_mask``) are ignored, and so is the ``sub_block1`` of a ``WideResNet``, which the code of TRADES makes but

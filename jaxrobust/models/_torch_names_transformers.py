@@ -77,7 +77,7 @@ _TIMM_SWIN_LAYERS = {
 }
 _SWIN = (
     Naming(_TIMM_SWIN_LAYERS, _TIMM_BLOCK),
-    # The original implementation and timm before 0.9 count the patches' merging to the stage before it.
+    # The original implementation and old versions of timm count the merging of patches to the stage before it.
     Naming(
         {
             **_TIMM_SWIN_LAYERS,

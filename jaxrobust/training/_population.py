@@ -86,7 +86,8 @@ def train_population(
         objective: what is minimised, :func:`standard` by default.
         augment: jittable augmentation.
         mix: see :func:`make_train_step`.
-        initial: variables to start from instead of random ones, every leaf ``[members, ...]`` as in :class:`Population`.
+        initial: variables to start from instead of random ones, every leaf ``[members, ...]`` as in :class:`Population`;
+            the optimizers start anew.
         drop_last: leave out the last partial batch of each epoch.
         mode: how members are run.
         memory_limit: bytes that the members trained together may need, by an upper estimate (every intermediate
@@ -95,7 +96,8 @@ def train_population(
         on_epoch: called as ``on_epoch(epochs done, epochs in all)`` counted over all chunks.
 
     Raises:
-        ValueError: for lists of different length, no members, or a batch larger than the data with ``drop_last``.
+        ValueError: for lists of different length, no members, initial variables of other shapes, or a batch larger than the
+            data with ``drop_last``.
     """
     if len(learning_rates) != len(seeds) or not seeds:
         raise ValueError(
@@ -112,6 +114,13 @@ def train_population(
     init, step = _member_functions(model, objective or _STANDARD, optimizer, augment, mix)
     indices = jnp.zeros(min(batch_size, len(images)), jnp.int32)
     state = jax.eval_shape(init, rates[0], jax.random.key(0), data.images[:1])
+    if initial is not None:
+        wanted = jax.tree.map(lambda leaf: (len(seeds), *leaf.shape), state.variables)
+        if jax.tree.map(jnp.shape, dict(initial)) != wanted:
+            raise ValueError(
+                f"initial must hold the network's variables with a leading axis of {len(seeds)}, one entry per member, "
+                "as Population has them"
+            )
     jaxpr, (_, metrics) = jax.make_jaxpr(step, return_shape=True)(rates[0], state, data, indices)
     if mode == "auto":
         mode = choose_population_mode(jaxpr)
@@ -124,7 +133,8 @@ def train_population(
         keys = [jax.random.key(seed) for seed in seeds[chunk]]
         states = _stack([init(rate, key, data.images[:1]) for rate, key in zip(rates[chunk], keys, strict=True)])
         if initial is not None:
-            states = _started_from(states, jax.tree.map(lambda leaf, part=chunk: jnp.asarray(leaf[part]), initial))
+            variables = jax.tree.map(lambda leaf, part=chunk: jnp.asarray(leaf[part]), dict(initial))
+            states = _started_from(states, variables, optimizer, rates[chunk])
         history = {name: np.full((epochs, len(keys)), np.nan, np.float32) for name in metrics}
         name, done = f"members_{chunk.start}_to_{chunk.stop - 1}", 0
         if checkpoints is not None:
@@ -185,15 +195,13 @@ def _member_functions(
     return init, step
 
 
-def _started_from(states: TrainState, variables: Any) -> TrainState:
-    """The states with other parameters and model state."""
-    given, wanted = jax.tree.map(jnp.shape, dict(variables)), jax.tree.map(jnp.shape, states.variables)
-    if given != wanted:
-        raise ValueError(
-            "initial must hold the network's variables with a leading axis of one entry per member, as Population has them"
-        )
-    params = variables["params"]
-    return states._replace(params=params, model_state={name: variables[name] for name in states.model_state})
+def _started_from(
+    states: TrainState, variables: dict[str, Any], optimizer: OptimizerFactory, rates: jax.Array
+) -> TrainState:
+    """The states with other parameters and model state; an optimizer's state may hold the parameters too."""
+    params = variables.pop("params")
+    opt_state = jax.vmap(lambda rate, params: optimizer(rate).init(params))(rates, params)
+    return states._replace(params=params, model_state=variables, opt_state=opt_state)
 
 
 def _stack(trees: Sequence[Any]) -> Any:

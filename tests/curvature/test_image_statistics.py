@@ -76,7 +76,7 @@ def test_log_correlation_is_invariant_to_powers_unless_the_clamp_acts(float64):
     expected = correlation_of(energy, gradient)
     assert not np.isnan(expected).any()
     np.testing.assert_allclose(correlation_of(jnp.sqrt(energy), gradient), expected, rtol=1e-10)
-    np.testing.assert_allclose(correlation_of(3 * energy**2, gradient / 3), expected, rtol=1e-10)
+    np.testing.assert_allclose(correlation_of(30 * energy**2, gradient / 3), expected, rtol=1e-10)
     np.testing.assert_allclose(correlation_of(energy, energy**0.7), 1, rtol=1e-10)
     clamped = correlation_of(energy, gradient, clamp=0.02)  # above the corners
     assert (np.abs(clamped - expected) > 1e-4).all()

@@ -53,11 +53,11 @@ def test_shares_of_mixup_are_beta_distributed(alpha):
 
 def test_boxes_of_cutmix():
     height, width, count = 20, 30, 4000
-    draw = jax.jit(jax.vmap(lambda key: _box(key, height, width, 1.0)))
-    found = np.asarray(draw(jax.random.split(jax.random.key(4), count)))
-
     rng = np.random.default_rng(0)
-    side = np.sqrt(1 - rng.beta(1, 1, 100_000))
+    centres, given = rng.uniform(size=(count, 2)).astype(np.float32), rng.uniform(size=count).astype(np.float32)
+    found = np.asarray(jax.jit(jax.vmap(lambda centre, share: _box(centre, share, height, width)))(centres, given))
+
+    side = np.sqrt(rng.uniform(size=100_000))
 
     def ends(length):
         half, centre = (length * side).astype(int) // 2, rng.integers(length, size=side.size)
@@ -141,6 +141,8 @@ def test_errors(key):
         mixup(0)
     with pytest.raises(ValueError, match="cutmix_alpha must be 0"):
         cutmix(3, -1)
+    with pytest.raises(ValueError, match="mixup_alpha or cutmix_alpha must be above 0"):
+        mixup(3, 0)
     for name in ("probability", "switch_probability", "label_smoothing"):
         with pytest.raises(ValueError, match=rf"^{name} must lie in \[0, 1\], got 1.5"):
             mix(3, **{name: 1.5})

@@ -22,6 +22,8 @@ def randomised(module, seed=0):
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
+            if name.startswith(("patch_embed.proj.", "features.0.0.", "stem.0.")):
+                noise /= 100  # so faint that the epsilon of the norm that follows matters
             if parameter.ndim > 1 and name.endswith("weight"):
                 parameter.copy_(noise / np.sqrt(np.prod(parameter.shape[1:])))
             elif name.endswith(("gamma", "layer_scale")):
@@ -44,7 +46,7 @@ def assert_same_logits(module, model, shape, path, batch=2):
         expected = module(torch.tensor(np.asarray(normalised).transpose(0, 3, 1, 2).copy())).numpy()
     assert np.abs(expected).max() > 0.3
     print(f"\n{type(module).__module__}: {np.abs(logits - expected).max():.1e} of {np.abs(expected).max():.1f}")
-    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture

@@ -68,14 +68,14 @@ def test_value_is_the_published_mixture(problem):
 def test_training_widens_the_smallest_margin(problem):
     variables, images, _, _ = problem
     images, labels = images[jnp.array([0, 3])], jnp.array([0, 1])
-    optimizer = optax.sgd(0.02)
+    optimizer = optax.sgd(0.2)
     step = jax.jit(training.make_train_step(APPLY, training.mma(THREAT, maximum=0.5), optimizer))
     state = training.init_state(Linear(), KEY, images, optimizer)._replace(params=variables["params"])
 
     def margins(params):
         difference = params["head"]["kernel"] @ jnp.array([1.0, -1.0])
         scores = images.reshape(2, -1) @ difference + params["head"]["bias"] @ jnp.array([1.0, -1.0])
-        return scores * jnp.array([1, -1]) / jnp.abs(difference).sum()
+        return scores * jnp.array([1.0, -1.0]) / jnp.abs(difference).sum()
 
     np.testing.assert_allclose(margins(state.params), [0.1, 0.2], rtol=1e-4)
     for _ in range(20):
