@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from . import attacks as attacks
     from . import curvature as curvature
     from . import data as data
+    from . import edges as edges
     from . import evaluation as evaluation
     from . import frequency as frequency
     from . import geometry as geometry
@@ -34,6 +35,7 @@ _MODULES = (
     "attacks",
     "curvature",
     "data",
+    "edges",
     "evaluation",
     "frequency",
     "geometry",

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -55,6 +56,12 @@ def test_python_blocks_run(names, tmp_path, monkeypatch):
         exec(block, names)
     assert [logits.shape for logits in found] == [(2, 3)] * len(found)
     assert len(found) >= 5
+    nnx_model = names["nnx_model"]
+    before = nnx_model.layer.kernel[...]
+    with jax.numpy_dtype_promotion("standard"):  # Optax's own arithmetic needs it
+        optimizer = nnx.Optimizer(nnx_model, optax.adamw(1e-3), wrt=nnx.Param)
+        names["train_step"](nnx_model, optimizer, jax.random.key(0), names["images"], names["labels"])
+    assert (nnx_model.layer.kernel[...] != before).all()
     assert names["adversarial"].shape == names["images"].shape
     shifted = names["attack"](jax.random.key(0), names["logits_fn"], names["images"], names["labels"])
     assert 0 < jnp.abs(shifted - names["images"]).max() <= 8 / 255 + 1e-6

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from experiments.study import Run
-from jaxrobust import attacks, data, models, training
+from experiments.study import Run, create_model, logits_fn
+from jaxrobust import attacks, data, training
 from jaxrobust.reporting import CommandError
 
 from . import focus, recipe, trainer
@@ -95,7 +95,7 @@ class Networks:
     def model(self, setting: Setting) -> nn.Module:
         """The setting's network, untrained."""
         dataset = self.dataset(setting)
-        return _create(setting.model, dataset.num_classes, dataset.image_shape, setting.options)
+        return create_model(setting.model, dataset.num_classes, dataset.image_shape, setting.options)
 
     def sets(self, setting: Setting) -> focus.Sets:
         """The setting's sets of training images."""
@@ -142,7 +142,7 @@ class Networks:
             },
             sep="/",
         )
-        return recipe.logits_fn(self.model(setting), variables)
+        return logits_fn(self.model(setting), variables)
 
     def attacked(self, setting: Setting, setup: Setup, seed: int, epoch: int) -> dict[str, Any]:
         """The cell of AutoAttack on the test images: accuracies in per cent, and which images withstood it."""
@@ -194,9 +194,3 @@ class Networks:
             }
 
         return self.run.cell(name, compute)
-
-
-@functools.cache
-def _create(name: str, classes: int, image_shape: tuple[int, ...], options: tuple[tuple[str, Any], ...]) -> nn.Module:
-    # One module object per network, so that compiled steps are shared by all its parameters.
-    return models.create(name, classes=classes, image_shape=image_shape, **dict(options))

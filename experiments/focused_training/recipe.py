@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -33,17 +33,6 @@ class Focus(NamedTuple):
 def threat(setting: Setting, bounds: tuple[float, float] | None = (0.0, 1.0)) -> ThreatModel:
     """The setting's threat model."""
     return (L2 if setting.norm == "l2" else Linf)(setting.eps, bounds=bounds)
-
-
-@functools.cache
-def _forward(model: nn.Module) -> Any:
-    # Traced once per shape, where every evaluation would trace the network anew: a third of a small study's time.
-    return jax.jit(model.apply, inline=True)
-
-
-def logits_fn(model: nn.Module, variables: Any) -> attacks.LogitsFn:
-    """The network in evaluation mode with its variables bound."""
-    return cast(attacks.LogitsFn, functools.partial(_forward(model), variables))
 
 
 @functools.cache

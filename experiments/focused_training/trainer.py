@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from experiments.study import logits_fn
 from jaxrobust import attacks, data, evaluation, training
 from jaxrobust.batching import to_float
 
 from .presets import Setting
-from .recipe import Focus, logits_fn, tracking_attack, training_step
+from .recipe import Focus, tracking_attack, training_step
 from .setups import Setup
 
 _TRAINING, _CRAFTING, _TRACKING, _TESTING = range(4)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.study import Claim, Section, estimate, paired_difference, verdict, verdict_alike
+from experiments.study import Claim, Section, estimate, logits_fn, paired_difference, verdict, verdict_alike
 from jaxrobust import data, evaluation, frequency, training
 from jaxrobust.reporting import Table, save_figure, subplots
 
 from .config import Setting
-from .networks import Networks, logits_fn, train
+from .networks import Networks, train
 
 PERCENTS = (10, 30, 50, 70, 80, 90)
 SHOWN = (10, 30, 50, 70, 90)

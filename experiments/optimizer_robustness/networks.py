@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from experiments.study import Run
+from experiments.study import Run, create_model, load_dataset, logits_fn
 from jaxrobust import attacks, data, evaluation, models, optimizers, schedules, training
 from jaxrobust.reporting import CommandError
 
@@ -39,25 +39,21 @@ class Networks:
         Raises:
             CommandError: for a data set or a checkpoint that cannot be read, or a network that does not fit the data.
         """
-        dataset = self.dataset(setting.dataset)
-        try:
-            self.model(setting)
-        except ValueError as error:
-            raise CommandError(f"{setting.model} on {dataset.name}: {error}") from error
+        self.dataset(setting.dataset)
+        self.model(setting)
         self._encoder(setting)
 
     @functools.cache  # noqa: B019 - one object for the life of a study
     def dataset(self, name: str) -> data.Dataset:
         """The data set, loaded once."""
-        try:
-            return data.load(name, data_dir=self._data_dir)
-        except ValueError as error:
-            raise CommandError(str(error)) from error
+        return load_dataset(name, self._data_dir)
 
     def model(self, setting: Setting) -> nn.Module:
         """The setting's network, untrained."""
         dataset = self.dataset(setting.dataset)
-        return _create(setting.model, dataset.num_classes, dataset.image_shape, tuple(sorted(setting.options.items())))
+        return create_model(
+            setting.model, dataset.num_classes, dataset.image_shape, tuple(sorted(setting.options.items()))
+        )
 
     @functools.cache  # noqa: B019 - one object for the life of a study
     def _pretrained(self, name: str, model: nn.Module, image_shape: tuple[int, ...]) -> Any:
@@ -167,11 +163,6 @@ class Networks:
         return population._replace(variables={"params": heads.params(population.variables)})
 
 
-def logits_fn(model: nn.Module, variables: Any) -> attacks.LogitsFn:
-    """The network with its variables bound."""
-    return cast(attacks.LogitsFn, functools.partial(model.apply, variables))
-
-
 def train(
     model: nn.Module,
     dataset: data.Dataset,
@@ -216,12 +207,6 @@ def _optimizer(name: str, schedule: str, total: int) -> training.OptimizerFactor
     factory = optimizers.by_name(name)
     make_schedule = schedules.step_decay if schedule == "step" else schedules.warmup_cosine
     return lambda rate: factory(make_schedule(rate, total))
-
-
-@functools.cache
-def _create(name: str, classes: int, image_shape: tuple[int, ...], options: tuple[tuple[str, Any], ...]) -> nn.Module:
-    # One module object per network, so that compiled attacks and evaluations are shared by all its parameters.
-    return models.create(name, classes=classes, image_shape=image_shape, **dict(options))
 
 
 def in_order(rates: Mapping[str, Any]) -> list[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 
-from jaxrobust import models
+from jaxrobust import models, training
 from jaxrobust.data import Dataset
 from jaxrobust.reporting import CommandError
 from jaxrobust.threat import L1, L2, Linf, ThreatModel
@@ -45,3 +47,19 @@ def network(name: str, options: Mapping[str, Any], dataset: Dataset) -> nn.Modul
         return models.create(name, dataset.num_classes, dataset.image_shape, **options)
     except TypeError as error:
         raise CommandError(f"--options do not fit {name}: {error}") from error
+
+
+def read_variables(
+    path: Path, model: nn.Module, image_shape: tuple[int, ...], key_map: Path | None = None
+) -> dict[str, Any]:
+    """A network's variables from a run's folder, one of its checkpoints, or a file of weights."""
+    if not path.exists():
+        raise CommandError(f"there are no weights at {path}")
+    if not path.is_dir():
+        names = None if key_map is None else json.loads(key_map.read_text())
+        return models.load_variables(path, model, image_shape, key_map=names)
+    if key_map is not None:
+        raise CommandError("--key-map belongs to files of PyTorch weights; a folder of checkpoints needs none")
+    variables = training.restore_variables(path)
+    models.check_variables(model, variables, image_shape)
+    return variables

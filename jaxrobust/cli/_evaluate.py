@@ -13,14 +13,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxrobust import attacks, data, models, training
+from jaxrobust import attacks, data
 from jaxrobust.attacks import Attack, AutoAttack, AutoAttackResult
 from jaxrobust.batching import to_float
 from jaxrobust.files import write_atomically, write_text
 from jaxrobust.reporting import CommandError, Table, interval_of_percentage, print_table, read_json
 from jaxrobust.threat import ThreatModel
 
-from ._arguments import NORMS, length, network, network_options
+from ._arguments import NORMS, length, network, network_options, read_variables
 from ._config import Evaluate
 from ._figures import save_examples
 
@@ -100,14 +100,7 @@ def _subject(command: Evaluate) -> _Subject:
             f"got {command.examples}"
         )
     model = network(cast(str, command.model), network_options(command.options), dataset)
-    if command.weights.is_dir():
-        if command.key_map is not None:
-            raise CommandError("--key-map belongs to files of PyTorch weights; a folder of checkpoints needs none")
-        variables = training.restore_variables(command.weights)
-        models.check_variables(model, variables, dataset.image_shape)
-    else:
-        key_map = None if command.key_map is None else json.loads(command.key_map.read_text())
-        variables = models.load_variables(command.weights, model, dataset.image_shape, key_map=key_map)
+    variables = read_variables(command.weights, model, dataset.image_shape, command.key_map)
     rows = slice(command.examples)
     return _Subject(dataset, dataset.test_images[rows], dataset.test_labels[rows], model, variables)
 

@@ -23,15 +23,22 @@ from jaxrobust.batching import data_mesh, local_copy, to_float
 from jaxrobust.reporting import CommandError, ResultFolder
 from jaxrobust.threat import ThreatModel
 
-from ._arguments import NORMS, length, network, network_options
+from ._arguments import NORMS, length, network, network_options, read_variables
 from ._train_config import Train
 from ._train_report import Row, write_report
 
-AUGMENTATIONS: dict[str, data.Augment] = {
-    "flip": data.random_flip,
-    "crop": data.random_crop,
-    "rotate": data.random_rotation(15),
+AUGMENTATIONS: dict[str, Callable[[int], data.Augment]] = {
+    "flip": lambda size: data.random_flip,
+    "crop": lambda size: data.random_crop,
+    "resized_crop": data.random_resized_crop,
+    "rotate": lambda size: data.random_rotation(15),
+    "rand_augment": lambda size: data.rand_augment(),
+    "erase": lambda size: data.random_erasing(),
 }
+"""By name, in the order of their application; made for images of a side."""
+WITHOUT_STATISTICS = ("gradient_norm", "foar", "soar")
+"""Methods that use batch norm's running statistics and do not update them."""
+WITH_BETA = {"trades": 6.0, "mart": 5.0, "gradient_norm": 1.5}
 SELECTION = "robust_accuracy"
 """The measurement by which the best network is chosen."""
 
@@ -142,8 +149,13 @@ class _Plan:
         command, threat = self.command, self.threat
         step = threat.eps / 4 if command.step_size is None else length(command.step_size, "--step-size")
         loss = functools.partial(losses.cross_entropy, label_smoothing=command.label_smoothing)
-        if command.beta is not None and command.method not in ("trades", "mart"):
-            raise CommandError(f"--beta belongs to trades and mart, not to {command.method}")
+        if command.beta is not None and command.method not in WITH_BETA:
+            raise CommandError(f"--beta belongs to {', '.join(WITH_BETA)}, not to {command.method}")
+        beta = WITH_BETA.get(command.method, 0.0) if command.beta is None else command.beta
+        if self.mix() is not None:
+            if command.method in ("trades", "mart"):
+                raise CommandError(f"--mixup and --cutmix make soft labels, which {command.method} does not take")
+            loss = losses.cross_entropy  # labels are smoothed before they are mixed
         pgd = attacks.pgd(threat, steps=command.attack_steps, step_size=step)
         mode: dict[str, Any] = {"attack_batch_norm": command.attack_batch_norm}
         objective: training.Objective
@@ -155,12 +167,55 @@ class _Plan:
             objective = training.mixture(pgd, loss=loss, **mode)
         elif command.method == "trades":
             attack = attacks.trades_pgd(threat, steps=command.attack_steps, step_size=step)
-            beta = 6.0 if command.beta is None else command.beta
             objective = training.trades(attack, beta=beta, label_smoothing=command.label_smoothing, **mode)
-        else:
-            beta = 5.0 if command.beta is None else command.beta
+        elif command.method == "mart":
             objective = training.mart(pgd, beta=beta, label_smoothing=command.label_smoothing, **mode)
+        elif command.method == "mma":
+            objective = training.mma(threat, maximum=threat.eps, attack=pgd, loss=loss)
+        elif command.method == "gradient_norm":
+            objective = training.gradient_norm(threat, penalty_weight=beta, loss=loss)
+        elif command.method == "foar":
+            objective = training.foar(threat, loss=loss)
+        else:
+            objective = training.soar(threat, loss=loss)
         return training.awp(objective, gamma=command.awp) if command.awp else objective
+
+    def augment(self) -> data.Augment | None:
+        """What is done to each image."""
+        size = self.dataset.image_shape[0]
+        chosen = [make(size) for name, make in AUGMENTATIONS.items() if name in self.command.augment]
+        return data.compose(*chosen) if chosen else None
+
+    def mix(self) -> data.Mix | None:
+        """What is done to pairs of images."""
+        command = self.command
+        if not command.mixup and not command.cutmix:
+            return None
+        return data.mix(
+            self.dataset.num_classes,
+            mixup_alpha=command.mixup,
+            cutmix_alpha=command.cutmix,
+            label_smoothing=command.label_smoothing,
+        )
+
+    def initial_state(
+        self, optimizer: optax.GradientTransformation, averaging: training.Averaging | None
+    ) -> training.TrainState:
+        """Random weights, or those to start from."""
+        command = self.command
+        example = jnp.asarray(to_float(self.dataset.train_images[:1]))
+        state = training.init_state(self.model, jax.random.key(command.seed), example, optimizer, averaging=averaging)
+        if command.start is None:
+            if state.model_state and command.method in WITHOUT_STATISTICS:
+                raise CommandError(
+                    f"--method {command.method} leaves the running statistics of batch norm as they are: give the weights of a "
+                    "trained network with --start, or take a network without batch norm"
+                )
+            return state
+        variables = read_variables(command.start, self.model, self.dataset.image_shape)
+        params, model_state = variables["params"], {name: variables[name] for name in state.model_state}
+        average = None if averaging is None else averaging.init(params)
+        return state._replace(params=params, model_state=model_state, opt_state=optimizer.init(params), average=average)
 
     def optimizer(self) -> optax.GradientTransformation:
         """How the parameters move."""
@@ -227,11 +282,14 @@ class _Plan:
         """Train, or continue."""
         command, apply = self.command, training.linen_apply(self.model)
         objective, optimizer, averaging = self.objective(), self.optimizer(), self.averaging()
-        example = jnp.asarray(to_float(self.dataset.train_images[:1]))
-        state = training.init_state(self.model, jax.random.key(command.seed), example, optimizer, averaging=averaging)
-        augment = data.compose(*(AUGMENTATIONS[name] for name in command.augment)) if command.augment else None
         step = training.make_train_step(
-            apply, objective, optimizer, augment=augment, averaging=averaging, accumulate=command.accumulate
+            apply,
+            objective,
+            optimizer,
+            augment=self.augment(),
+            mix=self.mix(),
+            averaging=averaging,
+            accumulate=command.accumulate,
         )
         held_out = None
         if self.has_holdout:
@@ -246,7 +304,7 @@ class _Plan:
         elif command.patience is not None:
             raise CommandError("--patience judges by held-out images: set --holdout above 0")
         return training.fit(
-            state,
+            self.initial_state(optimizer, averaging),
             step,
             self.batches,
             steps=self.steps,
@@ -254,7 +312,7 @@ class _Plan:
             checkpoint_every=command.checkpoint_every or self.epoch_steps,
             keep=command.keep,
             log_every=command.log_every,
-            observe=self._clean_accuracy(apply) if command.method == "pgd" else None,
+            observe=self._clean_accuracy(apply) if command.method in ("pgd", "foar", "soar") else None,
             evaluation=held_out,
             network=self.network,
             tensorboard=command.tensorboard,

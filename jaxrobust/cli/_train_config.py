@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from jaxrobust.reporting import option
+
+Augmentation = Literal["flip", "crop", "resized_crop", "rotate", "rand_augment", "erase"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,18 @@ class Train:
     """npz file with generated images (image, label) that fill a part of every batch; read from disk as needed."""
     fraction: float = 0.8
     """Share of generated images in a batch."""
-    augment: Annotated[tuple[Literal["flip", "crop", "rotate"], ...], option("flip|crop|rotate ...", "none")] = ()
-    """Augmentation: flip (left to right), crop (4 pixels of padding), rotate (up to 15 degrees)."""
+    augment: Annotated[tuple[Augmentation, ...], option("|".join(get_args(Augmentation)) + " ...", "none")] = ()
+    """Augmentation, in this order: flip (left to right), crop (4 pixels of padding), resized_crop (8 to 100 % of the area), rotate (up to 15 degrees), rand_augment (RandAugment, 2 operations of magnitude 9), erase (a quarter of the images lose a rectangle)."""
+    mixup: float = 0.0
+    """Mix pairs of images, and their labels, with a share from Beta(A, A); 0.8 is usual, 0 leaves it out."""
+    cutmix: float = 0.0
+    """Put a rectangle of one image into another, of a share from Beta(A, A); 1.0 is usual. With --mixup each batch takes one of the two."""
+    start: Annotated[Path | None, option("RUN|FILE", "random weights")] = None
+    """Weights to start from: a run's folder or checkpoint, safetensors, npz or PyTorch's. SOAR and gradient_norm were published as fine-tuning."""
 
     # The method
-    method: Literal["standard", "pgd", "mixture", "trades", "mart"] = "pgd"
-    """standard: no attack. pgd: adversarial training. mixture: half clean, half adversarial loss. trades, mart."""
+    method: Literal["standard", "pgd", "mixture", "trades", "mart", "mma", "gradient_norm", "foar", "soar"] = "pgd"
+    """standard: no attack. pgd: adversarial training. mixture: half clean, half adversarial loss. trades, mart. mma: examples attacked as far as their margin, at most eps. Without attack steps, by input derivatives: gradient_norm, foar, soar (its judge is AutoAttack: jaxrobust evaluate)."""
     norm: Literal["linf", "l2", "l1"] = "linf"
     """Norm of the threat model."""
     eps: Annotated[str, option("RADIUS")] = "8/255"
@@ -47,8 +55,8 @@ class Train:
     """Steps of the training attack."""
     step_size: Annotated[str | None, option("LENGTH", "eps/4")] = None
     """Step size of the training attack."""
-    beta: Annotated[float | None, option("WEIGHT", "trades 6, mart 5")] = None
-    """Weight of the robust part of TRADES or MART."""
+    beta: Annotated[float | None, option("WEIGHT", "trades 6, mart 5, gradient_norm 1.5")] = None
+    """Weight of the robust part of TRADES or MART, or of the gradient norm in units of eps."""
     awp: float = 0.0
     """Adversarial weight perturbation: relative size, such as 0.005; 0 leaves it out."""
     label_smoothing: float = 0.0

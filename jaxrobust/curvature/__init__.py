@@ -7,6 +7,16 @@ from ._derivatives import input_gradient as input_gradient
 from ._derivatives import input_gradient_and_hvp as input_gradient_and_hvp
 from ._derivatives import input_hvp as input_hvp
 from ._derivatives import value_and_input_gradient as value_and_input_gradient
+from ._gradient_statistics import ChannelGradientStatistics as ChannelGradientStatistics
+from ._gradient_statistics import ConditionalNorms as ConditionalNorms
+from ._gradient_statistics import channel_gradient_statistics as channel_gradient_statistics
+from ._gradient_statistics import conditional_norms as conditional_norms
+from ._gradient_statistics import confidence as confidence
+from ._gradient_statistics import gradient_count as gradient_count
+from ._image_statistics import common_mode_ratio as common_mode_ratio
+from ._image_statistics import gradient_map as gradient_map
+from ._image_statistics import log_correlation as log_correlation
+from ._image_statistics import saliency as saliency
 from ._layers import ACTIVATION_CONSTANTS as ACTIVATION_CONSTANTS
 from ._layers import AveragePool as AveragePool
 from ._layers import BatchNorm as BatchNorm

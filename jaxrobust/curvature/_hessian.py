@@ -227,6 +227,7 @@ def power_iteration(problem: Problem, vectors: jax.Array, steps: int) -> tuple[j
     return _rayleigh(problem, iterate(_power_step, problem, vectors, steps))
 
 
+@jax.jit
 def curvature_ratio(norm: jax.Array, gradient: jax.Array) -> jax.Array:
     """``|H|_2 / (|g|_2 + 1e-6)``, ``[batch]``."""
     return norm / (_EUCLIDEAN.norm(gradient) + DAMPING)
@@ -275,6 +276,7 @@ class _Lanczos(NamedTuple):
     projection: jax.Array
 
 
+@partial(jax.jit, static_argnums=2)
 def _lanczos_start(keys: jax.Array, problem: Problem, iterations: int) -> _Lanczos:
     images = problem.images
     batch, dtype = images.shape[0], images.dtype

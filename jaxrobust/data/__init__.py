@@ -12,6 +12,10 @@ from ._dataset import Dataset as Dataset
 from ._dataset import holdout as holdout
 from ._erasing import random_erasing as random_erasing
 from ._folder import ImageFolder as ImageFolder
+from ._imagenet import IMAGENET_MEAN as IMAGENET_MEAN
+from ._imagenet import IMAGENET_STD as IMAGENET_STD
+from ._imagenet import imagenet_augment as imagenet_augment
+from ._imagenet import imagenet_mix as imagenet_mix
 from ._mix import Mix as Mix
 from ._mix import cutmix as cutmix
 from ._mix import mix as mix
@@ -20,8 +24,10 @@ from ._npz import open_npz as open_npz
 from ._order import epoch_batches as epoch_batches
 from ._order import epoch_order as epoch_order
 from ._order import steps_per_epoch as steps_per_epoch
+from ._rand_augment import rand_augment as rand_augment
 from ._registry import load as load
 from ._registry import names as names
+from ._resized_crop import random_resized_crop as random_resized_crop
 from ._source import ImageSource as ImageSource
 from ._source import Rows as Rows
 from ._stream import Focus as Focus

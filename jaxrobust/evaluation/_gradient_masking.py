@@ -154,12 +154,12 @@ def gradient_masking(
     classes = check_classes(logits_fn, images[:2], labels)
     if np.ndim(threat.eps) or not float(threat.eps) > 0:
         raise ValueError(f"gradient_masking needs one positive radius eps for all images, got {threat.eps}")
-    threat = type(threat)(float(threat.eps), threat.bounds)  # type: ignore[call-arg]
+    ball: Any = type(threat)(float(threat.eps), threat.bounds)  # type: ignore[call-arg]
     if not long_steps > steps:
         raise ValueError(f"long_steps must be more than steps, got {long_steps} and {steps}")
     options: dict[str, Any] = {"key": key, "batch_size": batch_size, "mesh": mesh}
     robust = {"clean": correct(logits_fn, images, labels, bounds=threat.bounds, **options)}
-    for name, attack in _attacks(threat, images.shape[1:], steps, long_steps, restarts, targets, queries).items():
+    for name, attack in _attacks(ball, images.shape[1:], steps, long_steps, restarts, targets, queries).items():
         robust[name] = correct(logits_fn, images, labels, attack=attack, bounds=threat.bounds, **options)
     if surrogate is not None:
         check_classes(surrogate, images[:2], labels)

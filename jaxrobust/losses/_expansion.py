@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Literal, TypeVar, get_args
 
 import jax
+import jax.numpy as jnp
 
 from jaxrobust._types import LogitsFn, Loss
 from jaxrobust.curvature import input_gradient
@@ -13,6 +14,7 @@ from jaxrobust.random import example_keys
 from jaxrobust.threat import ThreatModel
 
 from ._logits import cross_entropy
+from ._terms import scaled
 
 Point = Literal["zero", "rand", "pgd1"]
 AnyThreat = TypeVar("AnyThreat", bound=ThreatModel)
@@ -76,5 +78,6 @@ def expansion_points(
     start = threat.sample(example_keys(key, images.shape[0]), images)
     if point == "pgd1":
         gradient = input_gradient(loss, logits_fn, images + start, labels)
-        start = threat.project(start + threat.radius(images) * threat.steepest(gradient), images)
+        eps = jnp.broadcast_to(jnp.asarray(threat.eps, images.dtype), images.shape[:1])
+        start = threat.project(start + scaled(threat.steepest(gradient), eps), images)
     return jax.lax.stop_gradient(threat.clip(images + start))

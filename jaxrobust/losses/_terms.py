@@ -47,7 +47,7 @@ def first_order_terms(
     values, gradient, logits = value_and_input_gradient(loss, logits_fn, images, labels)
     if scale is not None:
         gradient = gradient * jnp.asarray(scale, gradient.dtype)
-    penalty = threat.radius(values) * threat.dual_norm(gradient)
+    penalty = jnp.asarray(threat.eps, values.dtype) * threat.dual_norm(gradient)
     return Terms(
         jnp.asarray(loss_weight, values.dtype) * values, jnp.asarray(penalty_weight, values.dtype) * penalty, logits
     )

@@ -71,6 +71,10 @@ def test_the_folder_is_all_that_evaluation_needs(trained, tmp_path, monkeypatch,
     "changes",
     [
         {"method": "standard", "averaging": "none", "holdout": 0, "optimizer": "adam", "schedule": "constant"},
+        {"method": "soar"},
+        {"method": "foar", "norm": "l2"},
+        {"method": "gradient_norm", "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1, "optimizer": "adamw"},
+        {"method": "mma", "augment": ("resized_crop", "rand_augment", "erase"), "model": "small_cnn", "epochs": 1},
         {"method": "mixture", "augment": ("crop", "flip", "rotate"), "schedule": "step"},
         {"method": "trades", "norm": "l2", "eps": "0.5", "label_smoothing": 0.1, "awp": 0.005, "schedule": "cosine"},
         {
@@ -89,6 +93,13 @@ def test_every_choice_trains(tmp_path, changes, capsys):
     variables = training.restore_variables(tmp_path / "run")
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
     assert ("best" in (tmp_path / "run" / "report.md").read_text()) == (changes.get("holdout") != 0)
+
+
+def test_starts_from_given_weights(trained, tmp_path, capsys):
+    run(tmp_path / "run", method="gradient_norm", start=trained, epochs=1, learning_rate=1e-9, averaging="none")
+    before, after = training.restore_variables(trained), training.restore_variables(tmp_path / "run")
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-6)
 
 
 def test_generated_images_and_folders(tmp_path, capsys):
@@ -156,7 +167,13 @@ def test_terminated_run_has_its_own_exit_code_and_says_how_to_go_on(tmp_path):
         ({"accumulate": 3}, "128 cannot be split over 2 devices in 3 parts; choose a multiple of 6"),
         ({"holdout": 1437}, "--holdout must lie between 0 and 1436"),
         ({"holdout": 0, "patience": 2}, "--patience judges by held-out images"),
-        ({"beta": 3.0}, "--beta belongs to trades and mart"),
+        ({"beta": 3.0}, "--beta belongs to trades, mart, gradient_norm, not to pgd"),
+        ({"method": "trades", "mixup": 0.8}, "soft labels, which trades does not take"),
+        ({"start": Path("missing.npz")}, "there are no weights at missing.npz"),
+        (
+            {"method": "soar", "model": "small_cnn", "options": ("batch_norm=True",)},
+            "leaves the running statistics of batch norm as they are",
+        ),
         ({"epochs": 0}, "--epochs must be at least 1"),
         ({"generated": Path("missing.npz")}, "missing.npz"),
         ({"processes": 2}, "need --coordinator"),

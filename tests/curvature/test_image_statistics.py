@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxrobust.curvature import input_gradient
-from jaxrobust.curvature._gradient_statistics import (
+from jaxrobust.curvature import (
     channel_gradient_statistics,
+    common_mode_ratio,
     conditional_norms,
     confidence,
     gradient_count,
+    gradient_map,
+    input_gradient,
+    log_correlation,
+    saliency,
 )
-from jaxrobust.curvature._image_statistics import common_mode_ratio, gradient_map, log_correlation, saliency
 from jaxrobust.edges import oriented_energy
 from jaxrobust.losses import cross_entropy
 

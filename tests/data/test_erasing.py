@@ -69,7 +69,7 @@ def test_pixel_noise_is_normal_in_normalised_space(key):
 
 def test_constant_mode_gives_the_mean_colour(key):
     images = jnp.zeros((8, 16, 16, 3))
-    found = np.asarray(random_erasing(MEAN, STD, probability=1.0, mode="constant")(key, images))
+    found = np.asarray(jax.jit(random_erasing(MEAN, STD, probability=1.0, mode="constant"))(key, images))
     colours = np.unique(found.reshape(-1, 3), axis=0)
     np.testing.assert_allclose(colours, [(0, 0, 0), MEAN], rtol=1e-6)
 

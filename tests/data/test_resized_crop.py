@@ -12,8 +12,11 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
-def windows(height, width, count=20_000, scale=SCALE, ratio=RATIO):
-    keys = jax.random.split(jax.random.key(1), count)
+weights_of = jax.jit(_resize_weights, static_argnums=(2, 3, 4))
+
+
+def windows(height, width, count=20_000, scale=SCALE, ratio=RATIO, keys=None):
+    keys = jax.random.split(jax.random.key(1), count) if keys is None else keys
     draw = jax.jit(jax.vmap(lambda key: jnp.stack(_window(key, height, width, scale, ratio))))
     return np.asarray(draw(keys)).T
 
@@ -24,7 +27,7 @@ def test_resizing_is_that_of_pil_after_cutting(interpolation, start, length, siz
     values = np.random.default_rng(0).uniform(size=(30, 5)).astype(np.float32)
     cut = Image.fromarray(values[start : start + length])
     expected = np.asarray(cut.resize((5, size), FILTERS[interpolation]))
-    weights = _resize_weights(jnp.asarray(start), jnp.asarray(length), 30, size, interpolation)
+    weights = weights_of(start, length, 30, size, interpolation)
     np.testing.assert_allclose(weights @ values, expected, atol=2e-6)
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
     np.testing.assert_array_equal(np.delete(np.asarray(weights), np.s_[start : start + length], axis=1), 0)
@@ -35,8 +38,8 @@ def test_whole_augmentation_is_crop_and_resize(interpolation, key):
     images = np.random.default_rng(0).uniform(size=(3, 20, 26, 2)).astype(np.float32)
     keys = jax.random.split(key, 3)
     found = jax.jit(random_resized_crop(11, interpolation=interpolation))(keys, images)
-    for image, one, result in zip(images, keys, np.asarray(found), strict=True):
-        top, left, height, width = (int(number) for number in _window(one, 20, 26, SCALE, RATIO))
+    for image, window, result in zip(images, windows(20, 26, keys=keys).T, np.asarray(found), strict=True):
+        top, left, height, width = window
         for channel in range(2):
             cut = Image.fromarray(image[top : top + height, left : left + width, channel])
             expected = np.clip(np.asarray(cut.resize((11, 11), FILTERS[interpolation])), 0, 1)
@@ -54,7 +57,7 @@ def test_shape_dtype_and_range(key):
 
 def test_whole_image_at_its_own_size_is_unchanged(key):
     images = jax.random.uniform(key, (2, 9, 9, 3))
-    augment = random_resized_crop(9, scale=(1, 1), ratio=(1, 1))
+    augment = jax.jit(random_resized_crop(9, scale=(1, 1), ratio=(1, 1)))
     np.testing.assert_allclose(augment(key, images), images, atol=1e-6)
 
 

@@ -27,6 +27,8 @@ NETWORKS = {
     ),
     "wide_resnet": (models.WideResNet(3, depth=10, width=1), (8, 8, 2)),
     "vit": (models.ViT(3, **VIT), (8, 8, 2)),
+    "swin": (models.Swin(3, 2, 4, (2, 1), (1, 2), window=2), (8, 8, 2)),
+    "convnext": (models.ConvNeXt(3, 2, (4, 6), (1, 1)), (8, 8, 2)),
     "m5": (models.M5(3, features=(4, 5, 6, 7)), (1024, 2)),
 }
 

@@ -81,6 +81,15 @@ def test_positions_distinguish_patches(variables):
     np.testing.assert_allclose(FEATURES(without, shuffled), FEATURES(without, IMAGES), rtol=1e-4, atol=1e-5)
 
 
+def test_activation_is_exchanged_with_the_same_parameters(variables):
+    """From the tanh form of GELU, the published checkpoints', to the exact one: close, not the same."""
+    assert MODEL.activation == "gelu_tanh"
+    exact = MODEL.clone(activation="gelu")
+    assert jax.tree.structure(jax.eval_shape(exact.init, KEY, IMAGES)) == jax.tree.structure(variables)
+    features = jax.jit(lambda variables, images: exact.apply(variables, images, method="features"))(variables, IMAGES)
+    assert 1e-7 < jnp.abs(features - FEATURES(variables, IMAGES)).max() < 1e-2
+
+
 def test_only_the_head_is_trained(variables):
     params = variables["params"]
     mask = models.trainable_mask(params)
@@ -162,7 +171,7 @@ def test_checkpoint_errors(arrays, save, tmp_path):
     [
         ({"patch_size": 3}, "cannot be cut into patches of 3x3"),
         ({"heads": 3}, "width 8 is not a multiple of the number of heads, 3"),
-        ({"gelu": "sigmoid"}, "choose tanh or exact"),
+        ({"activation": "sigmoid"}, "unknown activation 'sigmoid'; choose relu, gelu"),
     ],
 )
 def test_errors(options, message):

@@ -31,6 +31,10 @@ NETWORKS = {
     "wrn_34_10": ((8, 8, 3), {"depth": 10, "width": 2}),
     "vit_small": ((8, 12, 3), SMALL),
     "vit_b16": ((32, 16, 3), SMALL),
+    "swin_t": ((16, 8, 3), {"width": 4, "stage_sizes": (2, 1), "heads": (1, 2)}),
+    "swin_b": ((16, 16, 3), {"width": 4, "stage_sizes": (1, 2), "heads": (2, 4)}),
+    "convnext_tiny": ((8, 16, 3), {"widths": (4, 6), "stage_sizes": (1, 2)}),
+    "convnext_base": ((8, 8, 3), {"widths": (4, 8), "stage_sizes": (2, 1)}),
     "m5": ((4000, 1), {"features": (2, 3, 4, 5)}),
 }
 

@@ -285,9 +285,9 @@ def copy_vit_layer(layer, block):
         parameter.data = torch.tensor(np.asarray(value))
 
 
-@pytest.mark.parametrize("gelu", ["tanh", "exact"])
-def test_vit(gelu):
-    model = models.ViT(5, patch_size=4, width=24, depth=2, heads=3, mlp_width=40, gelu=gelu)
+@pytest.mark.parametrize("activation", ["gelu_tanh", "gelu"])
+def test_vit(activation):
+    model = models.ViT(5, patch_size=4, width=24, depth=2, heads=3, mlp_width=40, activation=activation)
     images = jax.random.uniform(KEY, (3, 8, 12, 3))
     generator = np.random.default_rng(0)
     variables = jax.tree.map(
@@ -296,7 +296,7 @@ def test_vit(gelu):
     )
     encoder, head = variables["params"]["encoder"], variables["params"]["head"]["linear"]
     tensor = jax.tree.map(lambda leaf: torch.tensor(np.asarray(leaf)), (encoder, head))
-    approximate = {"tanh": "tanh", "exact": "none"}[gelu]
+    approximate = {"gelu_tanh": "tanh", "gelu": "none"}[activation]
     with torch.no_grad():
         embedding = tensor[0]["embedding"]["conv"]
         x = F.conv2d(channels_first(images), embedding["kernel"].permute(3, 2, 0, 1), embedding["bias"], stride=4)

@@ -19,10 +19,16 @@ SMALL_SWIN = {"width": 24, "stage_sizes": (2, 2), "heads": (2, 4)}
 def randomised(module, seed=0):
     """Every parameter at random, such that signals neither vanish nor explode; norms about 1, layer scales about 0.5."""
     generator = torch.Generator().manual_seed(seed)
+    parameters = dict(module.named_parameters())
+    embeddings = (
+        "features.0.0.",
+        "stem.0.",
+        *(["patch_embed.proj."] if "patch_embed.norm.weight" in parameters else []),
+    )
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
+        for name, parameter in parameters.items():
             noise = torch.randn(parameter.shape, generator=generator)
-            if name.startswith(("patch_embed.proj.", "features.0.0.", "stem.0.")):
+            if name.startswith(embeddings):
                 noise /= 100  # so faint that the epsilon of the norm that follows matters
             if parameter.ndim > 1 and name.endswith("weight"):
                 parameter.copy_(noise / np.sqrt(np.prod(parameter.shape[1:])))

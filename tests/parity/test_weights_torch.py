@@ -278,7 +278,7 @@ class ViT(nn.Module):
 
 @pytest.mark.parametrize(("name", "shape"), [("vit_small", (8, 12, 3)), ("vit_b16", (32, 48, 3))])
 def test_vit(path, name, shape):
-    sizes = {"width": 24, "depth": 2, "heads": 3, "mlp_width": 40, "gelu": "exact", "mean": None, "std": None}
+    sizes = {"width": 24, "depth": 2, "heads": 3, "mlp_width": 40, "activation": "gelu", "mean": None, "std": None}
     model = models.create(name, 10, shape, **sizes)
     assert_same_logits(ViT(model.patch_size, 6), model, shape, path)
 

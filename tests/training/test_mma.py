@@ -65,10 +65,10 @@ def test_value_is_the_published_mixture(problem):
     assert float(aux.metrics["accuracy"]) == 0.75
 
 
-def test_training_widens_the_smallest_margin(problem):
+def test_training_widens_margins(problem):
     variables, images, _, _ = problem
     images, labels = images[jnp.array([0, 3])], jnp.array([0, 1])
-    optimizer = optax.sgd(0.2)
+    optimizer = optax.sgd(0.02)
     step = jax.jit(training.make_train_step(APPLY, training.mma(THREAT, maximum=0.5), optimizer))
     state = training.init_state(Linear(), KEY, images, optimizer)._replace(params=variables["params"])
 
@@ -80,7 +80,7 @@ def test_training_widens_the_smallest_margin(problem):
     np.testing.assert_allclose(margins(state.params), [0.1, 0.2], rtol=1e-4)
     for _ in range(20):
         state, _ = step(state, {"images": images, "labels": labels})
-    assert margins(state.params).min() > 0.12
+    assert (margins(state.params) > jnp.array([0.102, 0.208])).all()
 
 
 @pytest.mark.parametrize(

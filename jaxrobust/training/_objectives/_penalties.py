@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jaxrobust.threat import ThreatModel
 from .._state import Apply
 from ._base import Aux, Batch, Objective, accuracy, running_logits
 
-Weight = float | optax.Schedule
+Weight: TypeAlias = float | optax.Schedule
 """A number, or a schedule of the number of updates made (``batch["step"]``)."""
 
 
