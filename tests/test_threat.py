@@ -200,11 +200,40 @@ def test_gradients_at_zero_are_finite(make, method):
     assert bool(jnp.isfinite(gradient).all())
 
 
+@pytest.mark.parametrize("make", CLASSES)
+@pytest.mark.parametrize("method", ["norm", "dual_norm"])
+def test_norms_have_no_derivative_at_zero(make, method):
+    # Of a coordinate that is zero, and of a vector that is: |x| has 0 there, as sign(0) = 0.
+    p = jnp.asarray([[0.0, 3.0, -4.0, 0.0], [0.0, 0.0, 0.0, 0.0], [-0.0, 0.0, -0.0, 0.0]])
+    gradient = np.asarray(jax.grad(lambda p: getattr(make(0.5), method)(p).sum())(p))
+    assert not gradient[1:].any()
+    assert not gradient[0, [0, 3]].any()
+    sums = (make, method) in ((L1, "norm"), (Linf, "dual_norm"))
+    expected = {L2: [0.6, -0.8]}.get(make, [1, -1] if sums else [0, -1])
+    np.testing.assert_allclose(gradient[0, 1:3], expected, rtol=1e-6)
+
+
+def test_l2_radius():
+    """Of the smallest Euclidean ball around the norm ball: by its corners, which lie at ``sqrt(d) eps`` for l-infinity."""
+    x, radii = jnp.zeros((2, 3, 4, 1)), jnp.asarray([0.1, 0.2])
+    for make, factor in ((Linf, np.sqrt(12)), (L2, 1.0), (L1, 1.0)):
+        single, each = make(0.1).l2_radius(x), make(radii).l2_radius(x)
+        assert (single.shape, each.shape) == ((), (2,))
+        np.testing.assert_allclose(single, 0.1 * factor, rtol=1e-6)
+        np.testing.assert_allclose(each, factor * radii, rtol=1e-6)
+        # The longest point of the ball is a corner, or a unit step.
+        far = make(0.1).steepest(jnp.ones_like(x))
+        np.testing.assert_allclose(0.1 * L2(1.0).norm(far), single, rtol=1e-6)
+    np.testing.assert_allclose(Linf(8 / 255).l2_radius(jnp.zeros((1, 32, 32, 3))), 1.73884, rtol=1e-5)
+    assert Linf(0.1).l2_radius(jnp.zeros((1, 2), jnp.float16)).dtype == jnp.float16
+
+
 def test_safe_norm_at_the_extremes():
     x = jnp.asarray([[0.0, 0.0], [1e30, 1e30], [jnp.inf, 1.0], [1e-30, 0.0]])
     values = np.asarray(safe_norm(x))
     np.testing.assert_allclose(values, [0, np.sqrt(2) * 1e30, np.inf, 1e-30], rtol=1e-6)
     assert safe_norm(jnp.zeros((2, 0))).tolist() == [0, 0]
+    assert np.isnan(safe_norm(jnp.asarray([[jnp.nan, 1.0], [0.0, jnp.nan]]))).all()
     gradient = jax.grad(lambda v: safe_norm(v).sum())(jnp.asarray([[0.0, 0.0], [3.0, 4.0]]))
     np.testing.assert_allclose(gradient, [[0, 0], [0.6, 0.8]], rtol=1e-6)
 

@@ -48,7 +48,7 @@ class Config:
     epochs: Annotated[int | None, option("N", "each setting's own")] = None
     """Passes over the training data."""
     model: Annotated[str | None, option("NAME", "each setting's own")] = None
-    """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, wide_resnet, wrn_28_10, wrn_34_10, vit_small, vit_b16, m5."""
+    """Network: linear, mlp, small_cnn, cnn4, cnn6, cnn8, preact_resnet18, resnet10, resnet18, resnet50, wide_resnet, wrn_28_10, wrn_34_10, vit_small, vit_b16, swin_t, swin_b, convnext_tiny, convnext_base, m5."""
     output: Annotated[Path | None, option("FOLDER", "runs/optimizer_robustness/PRESET")] = None
     """Folder for results, report and figures."""
     data_dir: Annotated[Path | None, option("FOLDER", "TFDS_DATA_DIR, else TFDS's own")] = None

@@ -35,7 +35,7 @@ class Evaluate:
     attack: AttackChoice = "standard"
     """standard: AutoAttack, the number to report. plus: its longer version. Single attacks of AutoAttack: apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square. Others: fgsm, pgd (20 steps), and for linf and l2 carlini-wagner and deepfool."""
     model: Annotated[str | None, option("NAME", "that of the training run")] = None
-    """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, wide_resnet, wrn_28_10, wrn_34_10, vit_small, vit_b16, m5."""
+    """Network: linear, mlp, small_cnn, cnn4, cnn6, cnn8, preact_resnet18, resnet10, resnet18, resnet50, wide_resnet, wrn_28_10, wrn_34_10, vit_small, vit_b16, swin_t, swin_b, convnext_tiny, convnext_base, m5."""
     dataset: Annotated[
         str | None,
         option("NAME|FOLDER|FILE", "that of the training run, else digits"),

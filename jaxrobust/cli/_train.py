@@ -27,15 +27,15 @@ from ._arguments import NORMS, length, network, network_options, read_variables
 from ._train_config import Train
 from ._train_report import Row, write_report
 
-AUGMENTATIONS: dict[str, Callable[[int], data.Augment]] = {
-    "flip": lambda size: data.random_flip,
-    "crop": lambda size: data.random_crop,
-    "resized_crop": data.random_resized_crop,
-    "rotate": lambda size: data.random_rotation(15),
-    "rand_augment": lambda size: data.rand_augment(),
-    "erase": lambda size: data.random_erasing(),
+AUGMENTATIONS: dict[str, Callable[[int, int], data.Augment]] = {
+    "flip": lambda size, channels: data.random_flip,
+    "crop": lambda size, channels: data.random_crop,
+    "resized_crop": lambda size, channels: data.random_resized_crop(size),
+    "rotate": lambda size, channels: data.random_rotation(15),
+    "rand_augment": lambda size, channels: data.rand_augment(),
+    "erase": lambda size, channels: data.random_erasing((0.5,) * channels, (0.25,) * channels),
 }
-"""By name, in the order of their application; made for images of a side."""
+"""By name, in the order of their application; made for images of a side and a number of channels."""
 WITHOUT_STATISTICS = ("gradient_norm", "foar", "soar")
 """Methods that use batch norm's running statistics and do not update them."""
 WITH_BETA = {"trades": 6.0, "mart": 5.0, "gradient_norm": 1.5}
@@ -148,7 +148,7 @@ class _Plan:
         """What is minimised."""
         command, threat = self.command, self.threat
         step = threat.eps / 4 if command.step_size is None else length(command.step_size, "--step-size")
-        loss = functools.partial(losses.cross_entropy, label_smoothing=command.label_smoothing)
+        loss: attacks.Loss = functools.partial(losses.cross_entropy, label_smoothing=command.label_smoothing)
         if command.beta is not None and command.method not in WITH_BETA:
             raise CommandError(f"--beta belongs to {', '.join(WITH_BETA)}, not to {command.method}")
         beta = WITH_BETA.get(command.method, 0.0) if command.beta is None else command.beta
@@ -182,8 +182,8 @@ class _Plan:
 
     def augment(self) -> data.Augment | None:
         """What is done to each image."""
-        size = self.dataset.image_shape[0]
-        chosen = [make(size) for name, make in AUGMENTATIONS.items() if name in self.command.augment]
+        size, channels = self.dataset.image_shape[0], self.dataset.image_shape[-1]
+        chosen = [make(size, channels) for name, make in AUGMENTATIONS.items() if name in self.command.augment]
         return data.compose(*chosen) if chosen else None
 
     def mix(self) -> data.Mix | None:

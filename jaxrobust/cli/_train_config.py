@@ -26,7 +26,7 @@ class Train:
     dataset: Annotated[str, option("NAME|FOLDER|FILE")] = "digits"
     """Data set: digits, digits_dct16, digits28 (bundled), mnist, cifar10 and others (prepared with TFDS), a folder with train/CLASS/*.jpg and test/CLASS/*.jpg, or an npz file with train_images, train_labels, test_images and test_labels."""
     model: Annotated[str, option("NAME")] = "small_cnn"
-    """Network: linear, mlp, small_cnn, cnn4, preact_resnet18, wide_resnet, wrn_28_10, wrn_34_10, vit_small, vit_b16, m5."""
+    """Network: linear, mlp, small_cnn, cnn4, cnn6, cnn8, preact_resnet18, resnet10, resnet18, resnet50, wide_resnet, wrn_28_10, wrn_34_10, vit_small, vit_b16, swin_t, swin_b, convnext_tiny, convnext_base, m5."""
     options: Annotated[tuple[str, ...], option("NAME=VALUE ...", "the network's own")] = ()
     """Options of the network, e.g. --options widths=256,128 or --options depth=16 width=4 mean=0.49,0.48,0.45 std=0.25,0.24,0.26."""
     holdout: Annotated[int | None, option("N", "a tenth, at most 1024")] = None
@@ -36,7 +36,7 @@ class Train:
     fraction: float = 0.8
     """Share of generated images in a batch."""
     augment: Annotated[tuple[Augmentation, ...], option("|".join(get_args(Augmentation)) + " ...", "none")] = ()
-    """Augmentation, in this order: flip (left to right), crop (4 pixels of padding), resized_crop (8 to 100 % of the area), rotate (up to 15 degrees), rand_augment (RandAugment, 2 operations of magnitude 9), erase (a quarter of the images lose a rectangle)."""
+    """Augmentation, in this order: flip (left to right), crop (4 pixels of padding), resized_crop (8 to 100 % of the area), rotate (up to 15 degrees), rand_augment (RandAugment of RGB images, 2 operations of magnitude 9), erase (a quarter of the images lose a rectangle)."""
     mixup: float = 0.0
     """Mix pairs of images, and their labels, with a share from Beta(A, A); 0.8 is usual, 0 leaves it out."""
     cutmix: float = 0.0

@@ -13,6 +13,11 @@ from ._gradient_statistics import channel_gradient_statistics as channel_gradien
 from ._gradient_statistics import conditional_norms as conditional_norms
 from ._gradient_statistics import confidence as confidence
 from ._gradient_statistics import gradient_count as gradient_count
+from ._hessian import Eigenpairs as Eigenpairs
+from ._hessian import hessian_eigenpairs as hessian_eigenpairs
+from ._hessian import hessian_eigenvalues as hessian_eigenvalues
+from ._hessian import hessian_spectral_norm as hessian_spectral_norm
+from ._hessian import normalized_curvature as normalized_curvature
 from ._image_statistics import common_mode_ratio as common_mode_ratio
 from ._image_statistics import gradient_map as gradient_map
 from ._image_statistics import log_correlation as log_correlation
@@ -27,6 +32,9 @@ from ._layers import Layer as Layer
 from ._layers import MaxPool as MaxPool
 from ._layers import Residual as Residual
 from ._layers import Scale as Scale
+from ._linearity import AttackProfile as AttackProfile
+from ._linearity import attack_profile as attack_profile
+from ._linearity import local_linearity_error as local_linearity_error
 from ._lipschitz import certified_radius as certified_radius
 from ._lipschitz import layer_norm as layer_norm
 from ._lipschitz import layer_norms as layer_norms

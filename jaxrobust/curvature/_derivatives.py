@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust._types import LogitsFn, Loss
+from jaxrobust.iteration import double_backpropagation_is_slow
 
 
 def input_gradient(loss: Loss, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array) -> jax.Array:
@@ -42,8 +44,7 @@ def input_gradient(loss: Loss, logits_fn: LogitsFn, images: jax.Array, labels: j
         >>> input_gradient(squared, network, images, jnp.array([0.0, 5.0])).tolist()
         [[8.0, 4.0], [2.0, 1.0]]
     """
-    _check_images(images)
-    return jax.grad(_total_loss(loss, logits_fn, labels))(images)
+    return value_and_input_gradient(loss, logits_fn, images, labels).gradient
 
 
 class InputGradient(NamedTuple):
@@ -64,16 +65,56 @@ def value_and_input_gradient(loss: Loss, logits_fn: LogitsFn, images: jax.Array,
     """Loss, :func:`input_gradient` and logits at the cost of the gradient alone.
 
     Arguments and errors are those of :func:`input_gradient`.
+
+    All three may be differentiated by parameters that ``logits_fn`` binds, which is double backpropagation for the
+    gradient. On CPU, for networks with strided convolutions, the derivative is taken in another order, along a direction
+    first (forward) and then by the parameters (reverse): the same numbers up to rounding, with an eighth more arithmetic,
+    where XLA would be several times slower. There these functions have no forward derivative of their own
+    (``jax.jvp``), while that of their gradient exists.
     """
     _check_images(images)
 
-    def total(images: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def forward(images: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = logits_fn(images)
-        values = _checked(loss(logits, labels), images)
+        return _checked(loss(logits, labels), images), logits
+
+    if jax.default_backend() == "cpu" and double_backpropagation_is_slow(jax.make_jaxpr(forward)(images)):
+        return _differentiated_forward_first(forward, images)
+    return _reverse(forward, images)
+
+
+Forward = Callable[..., tuple[jax.Array, jax.Array]]
+"""Images, and what else is differentiated, to values ``[batch]`` and logits."""
+
+
+def _reverse(forward: Forward, images: jax.Array, *bound: jax.Array) -> InputGradient:
+    def total(images: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        values, logits = forward(images, *bound)
         return values.sum(), (values, logits)
 
     gradient, (values, logits) = jax.grad(total, has_aux=True)(images)
     return InputGradient(values, gradient, logits)
+
+
+def _differentiated_forward_first(forward: Forward, images: jax.Array) -> InputGradient:
+    """As :func:`_reverse`. With ``c`` the cotangent of the gradient, its derivative is that of the slope along ``c``."""
+    function, bound = jax.closure_convert(forward, images)
+    derivatives = jax.custom_vjp(functools.partial(_reverse, function))
+
+    def keep(*arguments: jax.Array) -> tuple[InputGradient, tuple[jax.Array, ...]]:
+        return derivatives(*arguments), arguments
+
+    def pull_back(arguments: tuple[jax.Array, ...], cotangents: InputGradient) -> tuple[jax.Array, ...]:
+        def paired(images: jax.Array, *bound: jax.Array) -> jax.Array:
+            (values, logits), (slopes, _) = jax.jvp(
+                lambda images: function(images, *bound), (images,), (cotangents.gradient,)
+            )
+            return slopes.sum() + (cotangents.values * values).sum() + (cotangents.logits * logits).sum()
+
+        return jax.grad(paired, tuple(range(len(arguments))))(*arguments)
+
+    derivatives.defvjp(keep, pull_back)
+    return derivatives(images, *bound)
 
 
 def input_hvp(loss: Loss, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array, vectors: jax.Array) -> jax.Array:

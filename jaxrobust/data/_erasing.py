@@ -57,7 +57,7 @@ def random_erasing(
 
     Example:
         >>> augment = random_erasing([0.5], [0.25], probability=1.0, mode="constant")
-        >>> images = augment(jax.random.key(0), jnp.ones((4, 16, 16, 1)))
+        >>> images = jax.jit(augment)(jax.random.key(0), jnp.ones((4, 16, 16, 1)))
         >>> sorted(set(images.ravel().tolist()))
         [0.5, 1.0]
     """

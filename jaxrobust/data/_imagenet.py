@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from jaxrobust._imagenet import IMAGENET_MEAN, IMAGENET_STD
+
 from ._augment import Augment, compose, random_flip
 from ._erasing import random_erasing
 from ._mix import Mix, mix
 from ._rand_augment import rand_augment
 from ._resized_crop import random_resized_crop
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Mean of ImageNet's pixels by channel (red, green, blue), in [0, 1]: what networks normalise with."""
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Standard deviation of ImageNet's pixels by channel, in [0, 1]."""
 
 
 def imagenet_augment(size: int = 224) -> Augment:

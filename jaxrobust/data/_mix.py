@@ -125,9 +125,9 @@ def _box(centre: jax.Array, share: jax.Array, height: int, width: int) -> jax.Ar
     """Which pixels ``[height, width]`` CutMix replaces: about a ``share``, around a ``centre`` in [0, 1) both ways."""
 
     def inside(centre: jax.Array, length: int) -> jax.Array:
-        half = (length * jnp.sqrt(share)).astype(jnp.int32) // 2
-        middle = (length * centre).astype(jnp.int32)
+        side = (length * jnp.sqrt(share)).astype(jnp.int32)
+        start = (length * centre).astype(jnp.int32) - side // 2
         pixel = jnp.arange(length)
-        return (pixel >= middle - half) & (pixel < middle + half)
+        return (pixel >= start) & (pixel < start + side)
 
     return inside(centre[0], height)[:, None] & inside(centre[1], width)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust._types import LogitsFn
+from jaxrobust.curvature import value_and_input_gradient
 from jaxrobust.edges import oriented_energy
 from jaxrobust.random import example_keys
 
@@ -126,17 +127,16 @@ def alignment_and_logits(
         target = oriented_energy(images)
     _check(images, target, signed)
 
-    logits, pull_back = jax.vjp(logits_fn, images)
-    if gradient_of == "loss":
-        cotangents = jax.grad(lambda logits: cross_entropy(logits, labels).sum())(logits)
-    else:
+    def class_logit(logits: jax.Array, labels: jax.Array) -> jax.Array:
         if target_class == "label":
             classes = hard_labels(labels)
         else:
             keys = example_keys(key, images.shape[0])
             classes = jax.vmap(jax.random.categorical)(keys, jax.lax.stop_gradient(logits) / temperature)
-        cotangents = jax.nn.one_hot(classes, logits.shape[1], dtype=logits.dtype)
-    gradient = pull_back(cotangents)[0]
+        return (jax.nn.one_hot(classes, logits.shape[1], dtype=logits.dtype) * logits).sum(-1)
+
+    differentiated = cross_entropy if gradient_of == "loss" else class_logit
+    _, gradient, logits = value_and_input_gradient(differentiated, logits_fn, images, labels)
     if not signed:
         gradient = (jax.lax.stop_gradient(jnp.sign(gradient)) * gradient).max(-1)  # derivative 0 at 0, unlike jnp.abs
     elif target.ndim == 3:

@@ -29,7 +29,9 @@ class ConvNeXtBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[batch, height, width, channels]`` to the same shape."""
         channels = x.shape[-1]
-        y = Conv(channels, (7, 7), padding=3, dtype=self.dtype, initializer="normal", groups=channels, name="conv")(x)
+        y = Conv(
+            channels, (7, 7), padding=3, dtype=self.dtype, initializer="normal", groups=channels, name="depthwise"
+        )(x)
         y = LayerNorm(self.dtype, name="norm")(y)
         y = Dense(4 * channels, "normal", self.dtype, name="dense_0")(y)
         y = Activate(self.activation, name="activation")(y)

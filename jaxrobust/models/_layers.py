@@ -10,12 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxrobust._imagenet import IMAGENET_MEAN, IMAGENET_STD
 from jaxrobust.random import normal, uniform
 
 Initializer = Literal["torch", "zeros", "normal"]
 ConvInitializer = Literal["torch", "zeros", "normal", "he"]
 BATCH_NORM_EPSILON = 1e-5
-IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 """Normalisation that networks for ImageNet are trained with."""
 
 

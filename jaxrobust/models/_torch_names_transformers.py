@@ -109,7 +109,7 @@ _CONVNEXT = (
             "norm": "head.norm",
             "head": "head.fc",
         },
-        {"conv": "conv_dw", "dense_0": "mlp.fc1", "dense_1": "mlp.fc2", "layer_scale": "gamma"},
+        {"depthwise": "conv_dw", "dense_0": "mlp.fc1", "dense_1": "mlp.fc2", "layer_scale": "gamma"},
     ),
     Naming(
         {
@@ -121,7 +121,7 @@ _CONVNEXT = (
             "norm": "classifier.0",
             "head": "classifier.2",
         },
-        {"conv": "block.0", "norm": "block.2", "dense_0": "block.3", "dense_1": "block.5"},
+        {"depthwise": "block.0", "norm": "block.2", "dense_0": "block.3", "dense_1": "block.5"},
     ),
 )
 

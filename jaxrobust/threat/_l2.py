@@ -22,7 +22,7 @@ def safe_norm(x: jax.Array, axis: int = -1) -> jax.Array:
     largest = jax.lax.stop_gradient(jnp.abs(x).max(axis, keepdims=True, initial=0))
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     squares = jnp.square(x / scale).sum(axis)
-    positive = squares > 0
+    positive = squares != 0  # not a number stays one
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0) * scale.squeeze(axis)
 
 

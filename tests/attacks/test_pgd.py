@@ -133,6 +133,31 @@ def test_targeted_reaches_the_target(key):
     assert float((logits_fn(adversarial).argmax(-1) == targets).mean()) > 0.9
 
 
+def test_soft_labels(problem, key):
+    images, labels, logits_fn = problem
+    one_hot = jax.nn.one_hot(labels, CLASSES)
+    attack = attacks.pgd(Linf(0.1), steps=3, keep_best=True)
+    hard, same = (attack(key, logits_fn, images, targets) for targets in (labels, one_hot))
+    np.testing.assert_allclose(same, hard, atol=1e-6)
+    mixed = 0.6 * one_hot + 0.4 * one_hot[::-1]
+    adversarial = attack(key, logits_fn, images, mixed)
+    before, after = (losses.cross_entropy(logits_fn(x), mixed) for x in (images, adversarial))
+    assert bool((after > before).all())
+    assert float(jnp.abs(adversarial - hard).max()) > 0.01
+
+
+def test_success_with_soft_labels_is_that_of_their_most_probable_class(key):
+    # One huge step leaves the class of either soft label.
+    images = jnp.full((2, 1), 0.4)
+    logits_fn = lambda x: jnp.concatenate([0 * x, 10 * (x - 0.5)], 1)  # noqa: E731
+    attack = attacks.iterative(
+        Linf(0.4), loss=losses.cross_entropy, update=optax.scale(1e3), steps=1, random_start=False, keep_best=True
+    )
+    soft = jnp.asarray([[0.9, 0.1], [0.1, 0.9]])
+    adversarial = attack(key, logits_fn, images, soft)
+    np.testing.assert_allclose(adversarial[:, 0], [0.8, 0.0], atol=1e-6)
+
+
 def test_keep_best_never_worse_than_the_start(problem, key):
     # One huge step overshoots; the best iterate is the image itself.
     images, labels, logits_fn = problem
@@ -228,6 +253,12 @@ def test_bad_input_says_what_to_do(key):
         attack(key, logits_fn, jnp.zeros((2, *SHAPE), jnp.uint8), jnp.zeros(2, jnp.int32))
     with pytest.raises(TypeError, match="labels must be integer"):
         attack(key, logits_fn, jnp.zeros((2, *SHAPE)), jnp.zeros(2))
+    with pytest.raises(TypeError, match="labels must be integer"):
+        attacks.deepfool(Linf(0.1))(key, logits_fn, jnp.zeros((2, *SHAPE)), jnp.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"labels \(3, 3\)"):
+        attack(key, logits_fn, jnp.zeros((2, *SHAPE)), jnp.zeros((3, 3)))
+    with pytest.raises(ValueError, match="shape of the logits"):
+        attack(key, logits_fn, jnp.zeros((2, *SHAPE)), jnp.zeros((2, 4)))
     with pytest.raises(ValueError, match=r"labels \(3,\)"):
         attack(key, logits_fn, jnp.zeros((2, *SHAPE)), jnp.zeros(3, jnp.int32))
     with pytest.raises(ValueError, match="steps must be at least 1"):

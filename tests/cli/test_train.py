@@ -74,7 +74,7 @@ def test_the_folder_is_all_that_evaluation_needs(trained, tmp_path, monkeypatch,
         {"method": "soar"},
         {"method": "foar", "norm": "l2"},
         {"method": "gradient_norm", "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1, "optimizer": "adamw"},
-        {"method": "mma", "augment": ("resized_crop", "rand_augment", "erase"), "model": "small_cnn", "epochs": 1},
+        {"method": "mma", "augment": ("resized_crop", "erase"), "model": "small_cnn", "options": (), "epochs": 1},
         {"method": "mixture", "augment": ("crop", "flip", "rotate"), "schedule": "step"},
         {"method": "trades", "norm": "l2", "eps": "0.5", "label_smoothing": 0.1, "awp": 0.005, "schedule": "cosine"},
         {

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrobust.curvature import input_gradient, input_gradient_and_hvp, input_hvp
+from jaxrobust.curvature import input_gradient, input_gradient_and_hvp, input_hvp, value_and_input_gradient
 
 SHAPE, CLASSES = (3, 3, 2), 4
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
@@ -97,6 +97,35 @@ def test_relu_hessian_is_that_of_the_loss_alone(float64):
     assert min(errors(jnp.tanh)) > 1e-2
 
 
+def test_value_gradient_and_logits_of_one_pass(float64):
+    logits_fn = network(0, jnp.tanh)
+    images, labels, _ = batch(0)
+    both = jax.jit(lambda x: (value_and_input_gradient(cross_entropy, logits_fn, x, labels), logits_fn(x)))
+    (values, gradient, logits), expected = both(images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-12)
+    np.testing.assert_allclose(values, cross_entropy(expected, labels), rtol=1e-12)
+    np.testing.assert_allclose(gradient, gradient_of(cross_entropy, logits_fn, images, labels), rtol=1e-12)
+
+
+def test_all_that_one_pass_gives_can_be_differentiated(float64):
+    """By parameters, values and logits as the gradient: here a scale of the logits."""
+    logits_fn = network(0, jnp.tanh)
+    images, labels, _ = batch(0)
+
+    @jax.jit
+    def derivatives(scale):
+        def parts(scale):
+            found = value_and_input_gradient(cross_entropy, lambda x: scale * logits_fn(x), images, labels)
+            return found.values.sum(), jnp.square(found.gradient).sum(), jnp.square(found.logits).sum()
+
+        return parts(scale), jax.jacrev(parts)(scale)
+
+    h = 1e-6
+    _, slopes = derivatives(1.0)
+    (up, _), (down, _) = derivatives(1.0 + h), derivatives(1.0 - h)
+    np.testing.assert_allclose(slopes, np.subtract(up, down) / (2 * h), rtol=1e-7)
+
+
 def test_central_differences_of_a_smooth_network(float64):
     logits_fn = network(2, jax.nn.softplus)
     images, labels, vectors = batch(2)
@@ -173,6 +202,7 @@ def test_documented_number_of_passes():
     gradient = lambda x: input_gradient(cross_entropy, logits_fn, x, labels)  # noqa: E731
     pair = lambda x, v: input_gradient_and_hvp(cross_entropy, logits_fn, x, labels, v)  # noqa: E731
     assert passes(gradient, images) == 2
+    assert passes(lambda x: value_and_input_gradient(cross_entropy, logits_fn, x, labels), images) == 2
     assert passes(pair, images, vectors) == 4
 
 
@@ -181,6 +211,10 @@ def test_errors_say_what_is_wanted():
     mean = lambda logits, labels: cross_entropy(logits, labels).mean()  # noqa: E731
     with pytest.raises(ValueError, match="before any mean"):
         gradient_of(mean, SMOOTH, images, labels)
+    with pytest.raises(ValueError, match="before any mean"):
+        value_and_input_gradient(mean, SMOOTH, images, labels)
+    with pytest.raises(TypeError, match="floating point"):
+        value_and_input_gradient(cross_entropy, SMOOTH, jnp.zeros((3, *SHAPE), jnp.uint8), labels)
     with pytest.raises(TypeError, match="floating point"):
         input_gradient(cross_entropy, SMOOTH, jnp.zeros((3, *SHAPE), jnp.uint8), labels)
     with pytest.raises(ValueError, match="shape of the images"):

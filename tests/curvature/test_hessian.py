@@ -268,7 +268,9 @@ def test_single_precision(key, activation, scale):
         assert np.isfinite(array).all()
     np.testing.assert_allclose(np.linalg.norm(vectors.reshape(SIZE, 5, -1), axis=-1), 1, rtol=1e-5)
     if scale == 1:
-        exact = np.abs(hessians(logits_fn, images, labels)[1])
+        with jax.enable_x64(True):
+            double = functools.partial(mlp, *(array.astype(np.float64) for array in logits_fn.args))
+            exact = np.abs(hessians(double, images.astype(np.float64), labels)[1])
         np.testing.assert_allclose(np.abs(values), exact[:, :5], atol=1e-5 * exact.max())
         assert (np.stack(norms) <= exact[:, 0] + 1e-5 * exact.max()).all()
     elif scale == 0:
@@ -284,18 +286,10 @@ def test_vanishing_gradient_with_curvature(float64, key):
     np.testing.assert_allclose(normalized_curvature(key, *arguments), [4e6] * 3, rtol=1e-12)
 
 
-def test_batch_of_one(key):
-    """The answer for one image alone, a constant one."""
-    logits_fn, images = network(8, dtype=np.float32), np.full((1, *SHAPE), 0.5, np.float32)
-    found = hessian_eigenvalues(key, cross_entropy, logits_fn, images, np.zeros(1, np.int32), k=1)
-    exact = hessians(logits_fn, images, np.zeros(1, np.int32))[1]
-    np.testing.assert_allclose(found, exact[:, :1], rtol=1e-4)
-
-
 # --- how it runs ---
 
 
-def test_a_convolutional_network_inside_and_outside_of_jit(key):
+def test_one_image_and_a_convolutional_network_inside_and_outside_of_jit(key):
     rng = np.random.default_rng(9)
     kernel = jnp.asarray(rng.normal(size=(2, 2, 2, CLASSES)), jnp.float32)
 
@@ -305,7 +299,7 @@ def test_a_convolutional_network_inside_and_outside_of_jit(key):
             (1, 2)
         )
 
-    images, labels = batch(9, np.float32)
+    images, labels = (array[:1] for array in batch(9, np.float32))
 
     def measure(images):
         return hessian_spectral_norm(key, cross_entropy, convolutional, images, labels, steps=2)

@@ -1,5 +1,7 @@
 """Small problems whose gradients and Hessians by the image are known or can be written out."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,7 @@ def parameters(seed=0, widths=(7,), features=FEATURES, classes=CLASSES, dtype=np
             jnp.asarray((scale * rng.normal(size=(n, m)) * np.sqrt(2 / n)).astype(dtype)),
             jnp.asarray((0.1 * rng.normal(size=m)).astype(dtype)),
         )
-        for n, m in zip(sizes[:-1], sizes[1:], strict=True)
+        for n, m in itertools.pairwise(sizes)
     ]
 
 

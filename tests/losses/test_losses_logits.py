@@ -60,6 +60,23 @@ def test_label_smoothing_mixes_with_the_uniform_distribution():
     np.testing.assert_allclose(losses.smooth_labels(LABELS, 4, 0.2)[0], [0.05, 0.85, 0.05, 0.05], rtol=1e-5)
 
 
+def test_soft_labels():
+    soft = jnp.asarray([[0.1, 0.6, 0.3, 0.0], [0.0, 0.0, 1.0, 0.0]])
+    expected = -(soft * jax.nn.log_softmax(LOGITS)).sum(-1)
+    np.testing.assert_allclose(losses.cross_entropy(LOGITS, soft), expected, rtol=1e-6)
+    one_hot = jax.nn.one_hot(LABELS, 4)
+    np.testing.assert_allclose(losses.cross_entropy(LOGITS, one_hot), losses.cross_entropy(LOGITS, LABELS), rtol=1e-6)
+    smoothed = losses.cross_entropy(LOGITS, losses.smooth_labels(LABELS, 4, 0.2))
+    np.testing.assert_allclose(smoothed, losses.cross_entropy(LOGITS, LABELS, label_smoothing=0.2), rtol=1e-6)
+    gradient = jax.grad(lambda z: losses.cross_entropy(z, soft).sum())(LOGITS)
+    np.testing.assert_allclose(gradient, jax.nn.softmax(LOGITS) - soft, atol=1e-6)
+
+
+def test_hard_labels():
+    assert losses.hard_labels(jnp.asarray([[0.1, 0.6, 0.3], [0.5, 0.2, 0.3]])).tolist() == [1, 0]
+    assert losses.hard_labels(LABELS) is LABELS
+
+
 def test_kl_divergence():
     p, q = LOGITS[:1], LOGITS[1:]
     expected = (jax.nn.softmax(p) * (jax.nn.log_softmax(p) - jax.nn.log_softmax(q))).sum()
@@ -123,6 +140,7 @@ def test_mart_weighs_the_divergence_by_doubt():
 ALL = {
     "cross_entropy": losses.cross_entropy,
     "smoothed": lambda z, y: losses.cross_entropy(z, y, label_smoothing=0.1),
+    "soft": lambda z, y: losses.cross_entropy(z, 0.7 * jax.nn.one_hot(y, 4) + 0.3 * jax.nn.one_hot(y + 1, 4)),
     "margin": losses.margin,
     "log_odds": losses.log_odds,
     "dlr": losses.dlr,
@@ -162,6 +180,12 @@ def test_errors():
         losses.targeted_dlr(LOGITS[:, :3], LABELS, TARGETS)
     with pytest.raises(TypeError, match="integer"):
         losses.cross_entropy(LOGITS, jnp.zeros(2))
+    with pytest.raises(TypeError, match="integer"):
+        losses.margin(LOGITS, jnp.zeros((2, 4)))
+    with pytest.raises(ValueError, match=r"the shape of the logits, \(2, 4\), got \(2, 3\)"):
+        losses.cross_entropy(LOGITS, jnp.zeros((2, 3)))
+    with pytest.raises(ValueError, match="soft labels cannot be smoothed again"):
+        losses.cross_entropy(LOGITS, jnp.zeros((2, 4)), label_smoothing=0.1)
     with pytest.raises(ValueError, match=r"\[batch\] = \(2,\), got \(3,\)"):
         losses.margin(LOGITS, jnp.zeros(3, jnp.int32))
     with pytest.raises(ValueError, match=r"\[batch, classes\]"):

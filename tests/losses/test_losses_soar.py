@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _input_derivatives import (
-    CLASSES,
     FEATURES,
     SHAPE,
     augmented,
@@ -61,12 +60,17 @@ def test_finite_difference_is_the_definition(problem):
     logits_fn, images, labels, vectors, _ = problem
     z, last = np.asarray(vectors[:, :-1]), np.asarray(vectors[:, -1])
     lengths = np.linalg.norm(z, axis=1)
-    at = lambda points: np.reshape(input_gradient(losses.cross_entropy, logits_fn, points, labels), (3, -1))  # noqa: E731
-    g0, g1 = at(images), at(images + 0.05 * np.reshape(z / lengths[:, None], images.shape))
+    shifted = images + 0.05 * np.reshape(z / lengths[:, None], images.shape)
+
+    @jax.jit
+    def run():
+        gradients = [input_gradient(losses.cross_entropy, logits_fn, points, labels) for points in (images, shifted)]
+        return *gradients, penalty(vectors, logits_fn, images, labels, Linf(0.1), step=0.05, **FINITE)
+
+    g0, g1, found = (np.reshape(array, (3, -1)) for array in run())
     image_part = lengths[:, None] * (g1 - g0) / 0.05 + last[:, None] * g0
     norms = np.hypot(np.linalg.norm(image_part, axis=1), (g0 * z).sum(1) + last)
-    found = penalty(vectors, logits_fn, images, labels, Linf(0.1), step=0.05, **FINITE)
-    np.testing.assert_allclose(found, (6 * 0.01 + 1) / 2 * norms, rtol=1e-12)
+    np.testing.assert_allclose(found[:, 0], (6 * 0.01 + 1) / 2 * norms, rtol=1e-12)
 
 
 def test_random_vectors_are_standard_normal_and_of_each_example(key):
@@ -81,22 +85,24 @@ def test_random_vectors_are_standard_normal_and_of_each_example(key):
 def test_total_is_the_loss_at_the_point_plus_the_penalty(problem, key):
     """Algorithm 3.1: point and penalty share the radius, and the loss is that at the point."""
     logits_fn, images, labels, _, _ = problem
-    keys = example_keys(key, 3)
-    of_penalty = fold_in_each(keys, _soar._PENALTY_FOLD)
 
-    @functools.partial(jax.jit, static_argnames=("point", "options"))
-    def found_and_expected(point, point_eps, penalty_eps, options=()):
-        points = losses.expansion_points(keys, logits_fn, images, labels, Linf(point_eps), point)
-        expected = losses.cross_entropy(logits_fn(points), labels)
-        expected += losses.soar_penalty(of_penalty, logits_fn, points, labels, Linf(penalty_eps))
-        return losses.soar(key, logits_fn, images, labels, Linf(0.2), point=point, **dict(options)), expected
+    @jax.jit
+    def found_and_expected():
+        keys = example_keys(key, 3)
+        of_penalty, pairs = fold_in_each(keys, _soar._PENALTY_FOLD), []
+        for point, point_eps, penalty_eps, options in (
+            ("pgd1", 0.1, 0.1, {}),
+            ("zero", 0.2, 0.2, {}),
+            ("rand", 0.05, 0.15, {"point_eps": 0.05, "penalty_eps": 0.15}),
+        ):
+            points = losses.expansion_points(keys, logits_fn, images, labels, Linf(point_eps), point)
+            expected = losses.cross_entropy(logits_fn(points), labels)
+            expected += losses.soar_penalty(of_penalty, logits_fn, points, labels, Linf(penalty_eps))
+            found = losses.soar(key, logits_fn, images, labels, Linf(0.2), point=point, **options)
+            pairs.append((found, expected))
+        return pairs
 
-    for found, expected in (
-        found_and_expected("pgd1", 0.1, 0.1),
-        found_and_expected("zero", 0.2, 0.2),
-        found_and_expected("rand", 0.2, 0.2),
-        found_and_expected("pgd1", 0.05, 0.15, (("point_eps", 0.05), ("penalty_eps", 0.15))),
-    ):
+    for found, expected in found_and_expected():
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -156,16 +162,16 @@ def test_expectation(float64, activation):
     """7.4.1 and 7.4.3: the floor holds for both products; the exact one is known in the mean square."""
     params, (images, labels) = parameters(), examples(2, 1)
     gradient, hessian = explicit_derivatives(cross_entropy_of(params, activation), images, labels)
-    frobenius, coefficient, count = np.linalg.norm(augmented(gradient[0], hessian[0])), (6 * 0.04 + 1) / 2, 20_000
+    frobenius, coefficient, count = np.linalg.norm(augmented(gradient[0], hessian[0])), (6 * 0.04 + 1) / 2, 5000
     vectors = normal(1, count, FEATURES + 1)
     images, labels = jnp.repeat(images, count, 0), jnp.repeat(labels, count, 0)
     logits_fn = functools.partial(network, params, activation=activation)
-    for options in (FINITE, EXACT):
-        values = np.asarray(penalty(vectors, logits_fn, images, labels, Linf(0.2), **options))
+    run = jax.jit(lambda: [penalty(vectors, logits_fn, images, labels, Linf(0.2), **o) for o in (FINITE, EXACT)])
+    for values in map(np.asarray, run()):
         error = 4 * values.std() / np.sqrt(count)
         assert values.mean() >= coefficient * ROOT - error
     assert coefficient * ROOT * frobenius - error <= values.mean() <= coefficient * frobenius + error
-    np.testing.assert_allclose(np.sqrt(np.mean(values**2)), coefficient * frobenius, rtol=0.02)
+    np.testing.assert_allclose(np.sqrt(np.mean(values**2)), coefficient * frobenius, rtol=0.05)
 
 
 def test_homogeneous_and_even_in_the_random_vector(problem):
@@ -279,22 +285,25 @@ def test_finite_difference_sees_the_kinks_of_relu(float64):
     assert 0.05 < np.mean(np.abs(finite / exact - 1) > 0.1) < 0.4
 
 
-def test_batch_is_the_stack_of_its_examples(problem, key):
+def test_batch_is_the_stack_of_its_examples(problem):
     """7.4.9, and 7.4.42 of the gradient-norm study: no example depends on another one."""
-    logits_fn, images, labels, _, _ = problem
-    keys = jax.random.split(key, 3)
+    logits_fn, images, labels, vectors, _ = problem
 
     @jax.jit
-    def run(keys, images, labels):
-        return [losses.soar(keys, logits_fn, images, labels, Linf(0.1), product=p) for p in ("finite_difference", "exact")]
+    def run():
+        def values(images, labels, vectors):
+            both = [penalty(vectors, logits_fn, images, labels, Linf(0.1), **options) for options in (FINITE, EXACT)]
+            return jnp.stack(both, 1)
 
-    whole = run(keys, images, labels)
-    singles = [run(keys[n : n + 1], images[n : n + 1], labels[n : n + 1]) for n in range(3)]
-    np.testing.assert_allclose(whole, np.concatenate(singles, 1), rtol=1e-10)
-    jacobian = jax.jit(jax.jacrev(lambda x: losses.soar_penalty(keys, logits_fn, x, labels, Linf(0.1))))(images)
-    sizes = np.abs(jacobian).sum((2, 3, 4))
-    assert (sizes.diagonal() > 0).all()
-    assert not (sizes - np.diag(sizes.diagonal())).any()
+        whole, pull_back = jax.vjp(lambda images: values(images, labels, vectors), images)
+        one_by_one = jax.vmap(lambda *example: values(*(array[None] for array in example))[0])(images, labels, vectors)
+        return whole, one_by_one, jax.vmap(pull_back)(jnp.eye(6).reshape(6, 3, 2))[0]
+
+    whole, one_by_one, jacobian = run()
+    np.testing.assert_allclose(whole, one_by_one, rtol=1e-10)
+    for example, sizes in zip(np.arange(6) // 2, np.abs(jacobian).sum((2, 3, 4)), strict=True):
+        assert sizes[example] > 0
+        assert not np.delete(sizes, example).any()
 
 
 def test_invariances(problem):
@@ -324,58 +333,61 @@ def test_invariances(problem):
             np.testing.assert_allclose(other, plain, rtol=1e-9)
 
 
-def test_clip(key):
+def test_clip():
     """7.4.13: clipped examples keep their value and lose their gradient; the others are not touched."""
     params, (images, labels) = parameters(dtype=np.float32), examples(0, 8, dtype=np.float32)
+    vectors, limit = normal(0, 8, FEATURES + 1, dtype=np.float32), 1.0
 
-    @functools.partial(jax.jit, static_argnames="clip")
-    def values_and_jacobian(clip):
-        def values(params):
-            return losses.soar_penalty(
-                key, functools.partial(network, params), images, labels, Linf(0.1), clip=clip, product="exact"
-            )
+    @jax.jit
+    def run(params, chosen):
+        """Values with and without the clip, and the gradients of the sum over the chosen examples."""
 
-        return values(params), jax.jacrev(values)(params)
+        def total(params, clip):
+            logits_fn = functools.partial(network, params)
+            values = penalty(vectors, logits_fn, images, labels, Linf(0.1), product="exact", clip=clip)
+            return jnp.where(chosen, values, 0).sum(), values
 
-    free, free_jacobian = values_and_jacobian(None)
-    limit = float(np.median(free))
-    clipped, jacobian = values_and_jacobian(limit)
+        return [jax.grad(total, has_aux=True)(params, clip) for clip in (None, limit)]
+
+    (_, free), (_, clipped) = run(params, jnp.ones(8, bool))
     np.testing.assert_allclose(clipped, np.minimum(free, limit), rtol=1e-6)
-    for leaf, free_leaf in zip(jax.tree.leaves(jacobian), jax.tree.leaves(free_jacobian), strict=True):
-        assert not np.asarray(leaf)[np.asarray(free) >= limit].any()
-        np.testing.assert_allclose(leaf[np.asarray(free) < limit], free_leaf[np.asarray(free) < limit], atol=1e-5)
+    assert 1 < (free < limit).sum() < 7
+    gradient = run(params, free >= limit)[1][0]
+    assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+    (free_gradient, _), (gradient, _) = run(params, free < limit)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), gradient, free_gradient)
     # A network that has diverged is not reported as one at the limit.
-    broken = losses.soar_penalty(key, lambda x: identity(x) * jnp.nan, images, labels, Linf(0.1))
-    assert np.isnan(broken).all()
+    (_, free), (_, clipped) = run(jax.tree.map(lambda leaf: leaf * jnp.nan, params), jnp.ones(8, bool))
+    assert np.isnan([free, clipped]).all()
 
 
 @pytest.mark.parametrize("threat", [Linf(0.1), L2(0.3)], ids=["Linf", "L2"])
 def test_the_point_is_a_constant(problem, key, threat):
     """7.4.11: that changes nothing for a step along the sign of the gradient, but does for l2."""
     _, images, labels, _, _ = problem
-    keys, half = example_keys(key, 3), type(threat)(threat.eps / 2)
-    of_penalty = fold_in_each(keys, _soar._PENALTY_FOLD)
+    half = type(threat)(threat.eps / 2)
 
     def through_the_point(params):
-        logits_fn = functools.partial(network, params)
+        logits_fn, keys = functools.partial(network, params), example_keys(key, 3)
         start = half.sample(keys, images)
         gradient = input_gradient(losses.cross_entropy, logits_fn, images + start, labels)
         points = images + half.project(start + half.eps * half.steepest(gradient), images)
-        return losses.soar_penalty(of_penalty, logits_fn, points, labels, half).mean() + _mean(logits_fn, points, labels)
+        of_penalty = fold_in_each(keys, _soar._PENALTY_FOLD)
+        values = losses.soar_penalty(of_penalty, logits_fn, points, labels, half, product="exact")
+        return (values + losses.cross_entropy(logits_fn(points), labels)).mean()
 
     def published(params):
-        return losses.soar(key, functools.partial(network, params), images, labels, threat).mean()
+        logits_fn = functools.partial(network, params)
+        return losses.soar(key, logits_fn, images, labels, threat, product="exact").mean()
 
-    (value, through), (expected, constant) = (
-        jax.jit(jax.value_and_grad(function))(parameters()) for function in (through_the_point, published)
-    )
+    (value, through), (expected, constant) = jax.jit(
+        lambda params: [jax.value_and_grad(function)(params) for function in (through_the_point, published)]
+    )(parameters())
     np.testing.assert_allclose(value, expected, rtol=1e-12)
-    difference = max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (through, constant)), strict=True))
+    difference = max(
+        float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (through, constant)), strict=True)
+    )
     assert difference < 1e-13 if isinstance(threat, Linf) else difference > 1e-4
-
-
-def _mean(logits_fn, images, labels):
-    return losses.cross_entropy(logits_fn(images), labels).mean()
 
 
 def test_quadratic_losses_have_the_same_product_for_any_step(float64):
@@ -411,12 +423,13 @@ def test_quadratic_losses_have_the_same_product_for_any_step(float64):
 )
 def test_equal_eigenvalues(features, mean, variation):
     """7.3.3 and 7.3.8: ``||H z||`` is chi distributed for a Hessian that is the identity, and ``R`` half of it at radius 0."""
-    count = 1000 if features > 100 else 40_000
+    count = 1000 if features > 100 else 10_000
     spring = lambda pixels, labels: (pixels**2).sum(-1) / 2  # noqa: E731
     curved = (lambda pixels, labels: 0 * pixels[:, 0]) if features == 0 else spring
     points, labels = jnp.zeros((count, max(features, 1))), jnp.zeros(count, jnp.int32)
-    run = jax.jit(lambda key: 2 * losses.soar_penalty(key, identity, points, labels, L2(0.0), loss=curved, **EXACT))
-    values = np.asarray(run(jax.random.key(features)), np.float64)
+    vectors = normal(features, count, max(features, 1) + 1, dtype=np.float32)
+    run = jax.jit(lambda: 2 * penalty(vectors, identity, points, labels, L2(0.0), loss=curved, **EXACT))
+    values = np.asarray(run(), np.float64)
     error = 4 * values.std() / np.sqrt(count)
     if not np.isnan(mean):
         assert abs(values.mean() - mean) < error
@@ -424,7 +437,7 @@ def test_equal_eigenvalues(features, mean, variation):
         np.testing.assert_allclose(values.std() / values.mean(), variation, rtol=0.1)
 
 
-def test_moments_and_tails_of_random_matrices(float64, key):
+def test_moments_and_tails_of_random_matrices(float64):
     """7.3.3 and 7.3.9."""
     rng, count, cases = np.random.default_rng(0), 5000, 20
     hessians = rng.normal(size=(cases, 5, 5))
@@ -432,11 +445,8 @@ def test_moments_and_tails_of_random_matrices(float64, key):
     points, labels = jnp.zeros((cases, 5)), jnp.zeros(cases, jnp.int32)
     loss = quadratic(jnp.asarray(gradients), jnp.asarray(hessians))
 
-    @jax.jit
-    def run(keys):
-        return jax.vmap(lambda key: losses.soar_penalty(key, identity, points, labels, L2(0.0), loss=loss, **EXACT))(keys)
-
-    values = 2 * np.asarray(run(jax.random.split(key, count))).T
+    run = jax.jit(jax.vmap(lambda vectors: penalty(vectors, identity, points, labels, L2(0.0), loss=loss, **EXACT)))
+    values = 2 * np.asarray(run(normal(1, count, cases, 6))).T
     for found, gradient, hessian in zip(values, gradients, hessians, strict=True):
         matrix = augmented(gradient, hessian)
         frobenius, spectral = np.linalg.norm(matrix), np.linalg.norm(matrix, 2)
@@ -447,24 +457,27 @@ def test_moments_and_tails_of_random_matrices(float64, key):
             assert np.mean(np.abs(found - found.mean()) > t * spectral) < 2 * np.exp(-(t**2) / 2)
 
 
-def test_bound_as_printed_is_none(float64, key):
-    """7.3.4: a loss whose second-order model rises above the right side of (3.7) and (3.9)."""
+def test_bound_as_printed_is_none():
+    """7.3.4: a loss whose second-order model rises above the right side of (3.7) and (3.9), in any dimension."""
+    count = 1000
     for features in (1, 4, 3072):
         weights = jnp.full((features, 1), features**-0.5)
-        point, target = jnp.full((1, features), 0.0), -jnp.ones(1)
-        logits_fn, count = lambda images, weights=weights: images @ weights, 4000
-        highest = squared(logits_fn(point + weights.T), target)
-        np.testing.assert_allclose(highest, [2.0])
-        for threat in (L2(1.0), Linf(features**-0.5)):
-            bound = losses.second_order_bound(logits_fn, point, target, threat, loss=squared)
-            np.testing.assert_allclose(bound, [2.0], rtol=1e-6)
-        # R = |2 z| with one random number, whatever the dimension.
-        if features < 10:
+        point, target = jnp.zeros((1, features)), -jnp.ones(1)
+        vectors = normal(features, count, features + 1, dtype=np.float32)
+
+        @jax.jit
+        def run(threats, weights=weights, point=point, target=target, vectors=vectors):
+            logits_fn = lambda images: images @ weights  # noqa: E731
+            highest = squared(logits_fn(point + weights.T), target)
+            bounds = [losses.second_order_bound(logits_fn, point, target, t, loss=squared) for t in threats]
             many = jnp.repeat(point, count, 0), jnp.repeat(target, count, 0)
-            values = losses.soar_penalty(key, logits_fn, *many, L2(1.0), loss=squared, **EXACT)
-            printed = 0.5 + np.mean(values) - 0.5
-            assert abs(printed - 1.595769) < 4 * 2 * 0.6 / np.sqrt(count)
-            assert printed < 1.8
+            return highest, *bounds, penalty(vectors, logits_fn, *many, threats[0], loss=squared, **EXACT)
+
+        highest, *bounds, values = run((L2(1.0), Linf(features**-0.5)) if features < 10 else (L2(1.0),))
+        np.testing.assert_allclose([highest, *bounds], 2, rtol=1e-4)
+        printed = 0.5 + np.mean(values) - 0.5  # R = |2 z| with one random number, whatever the dimension
+        assert abs(printed - 1.595769) < 4 * 1.21 / np.sqrt(count)
+        assert printed < 1.8 < float(highest[0])
 
 
 def test_logistic_penalty_loses_its_gradient_with_certainty(float64):
@@ -493,7 +506,7 @@ def test_pgd1_lowers_the_certainty_of_a_logistic_classifier(float64, key):
     weights = jnp.asarray([[1.0, -2.0, 0.5]])
     two_classes = lambda images: jnp.concatenate([images @ weights.T, 0 * images[:, :1]], 1)  # noqa: E731
     images, labels, threat = normal(0, 1000, 3), jnp.zeros(1000, jnp.int32), Linf(0.1, bounds=None)
-    points = losses.expansion_points(key, two_classes, images, labels, threat)
+    points = jax.jit(lambda: losses.expansion_points(key, two_classes, images, labels, threat))()
     taken = np.asarray((images - points) @ weights[0])
     assert 0 < taken.min() < taken.max() <= 0.35 + 1e-12
     # From a random start half of the pixels end at the border, the others anywhere on the way to it.
@@ -501,14 +514,14 @@ def test_pgd1_lowers_the_certainty_of_a_logistic_classifier(float64, key):
 
 
 def test_errors(key):
-    images, labels = examples()
-    run = functools.partial(losses.soar, key, functools.partial(network, parameters()), images, labels, Linf(0.1))
+    images, labels = examples(dtype=np.float32)
+    run = functools.partial(losses.soar, key, identity, images, labels, Linf(0.1))
     with pytest.raises(ValueError, match="unknown point 'pgd'; choose one of zero, rand, pgd1"):
         run(point="pgd")
     with pytest.raises(ValueError, match="unknown product 'fd'; choose one of finite_difference, exact"):
-        run(product="fd")
+        run(point="zero", product="fd")
     for name in ("step", "samples", "clip"):
         with pytest.raises(ValueError, match=f"{name} must be above 0, got 0"):
-            run(**{name: 0})
+            run(point="zero", **{name: 0})
     with pytest.raises(ValueError, match=f"for each of the {len(images)} examples"):
-        losses.soar(jax.random.split(key, CLASSES + 3), *run.args[1:])
+        losses.soar(jax.random.split(key, 7), *run.args[1:])

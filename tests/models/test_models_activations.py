@@ -21,7 +21,8 @@ def derivatives(name, x):
         return models.Activate(name).apply({}, x)
 
     slope = jax.grad(function)
-    return [np.asarray(f(jnp.asarray(x))) for f in map(jax.vmap, (function, slope, jax.grad(slope)))]
+    curvature = jax.grad(slope)
+    return jax.device_get(jax.jit(jax.vmap(lambda x: (function(x), slope(x), curvature(x))))(jnp.asarray(x)))
 
 
 def closed_form(name, x):
@@ -114,7 +115,7 @@ def bias_slopes(name, bias=0.3):
     def penalty(bias, x):
         return jnp.abs(jax.grad(lambda x: models.Activate(name).apply({}, x + bias))(x))
 
-    return np.asarray(jax.vmap(jax.grad(penalty), (None, 0))(jnp.asarray(bias, x.dtype), x))
+    return np.asarray(jax.jit(jax.vmap(jax.grad(penalty), (None, 0)))(jnp.asarray(bias, x.dtype), x))
 
 
 @pytest.mark.usefixtures("float64")
@@ -136,7 +137,7 @@ def test_penalty_on_slopes_is_blind_to_the_bias_with_relu():
     ],
 )
 def test_smoothing_trades_blindness_for_variance(name, mean, deviation):
-    """The gradient-norm notes drew x at random, hence their deviation from 1/4 at great sharpness."""
+    """The means are of a random sample, so those of sharp functions are not exactly 1/4."""
     slopes = bias_slopes(name)
     np.testing.assert_allclose(slopes.mean(), mean, atol=0.0015)
     ends = closed_form(name, np.array([-1.7, 2.3]))  # where the density ends; the slope keeps its sign for softplus
@@ -152,7 +153,7 @@ def test_smoothing_trades_blindness_for_variance(name, mean, deviation):
 def bias_derivatives(activation, target):
     """Derivatives of the squared norm of an input gradient with respect to the biases of the hidden layers."""
     model, images = models.MLP(3, (7, 5), activation), jax.random.uniform(KEY, (6, 2, 2, 1))
-    params = models.MLP(3, (7, 5)).init(jax.random.key(1), images)["params"]
+    params = jax.jit(model.init)(jax.random.key(1), images)["params"]
     labels = jnp.array([0, 1, 2, 0, 1, 2])
 
     def value(params, images):
@@ -162,7 +163,7 @@ def bias_derivatives(activation, target):
     def penalty(params):
         return jnp.square(jax.grad(value, 1)(params, images)).sum()
 
-    gradient = jax.grad(penalty)(params)
+    gradient = jax.jit(jax.grad(penalty))(params)
     assert any((leaf["linear"]["kernel"] != 0).any() for leaf in gradient.values())
     return np.concatenate([gradient[name]["linear"]["bias"] for name in ("dense_0", "dense_1")])
 
@@ -198,8 +199,7 @@ def test_parametric_activations(name, twin, start):
     if name == "parametric_silu":
         np.testing.assert_allclose(layer.apply(twice, x), x * special.expit(2 * x), rtol=1e-5)
     if name == "parametric_softplus":
-        sharper = models.Activate("softplus:2").apply({}, x)
-        np.testing.assert_allclose(layer.apply(twice, x), sharper, rtol=1e-5)
+        np.testing.assert_allclose(layer.apply(twice, x), np.logaddexp(0, 2 * x) / 2, rtol=1e-5)
 
 
 NETWORKS = {
@@ -215,7 +215,7 @@ NETWORKS = {
 
 
 def shapes(model):
-    return jax.tree.map(jnp.shape, jax.eval_shape(model.init, KEY, jnp.zeros((1, 8, 8, 2))))
+    return jax.eval_shape(model.init, KEY, jnp.zeros((1, 8, 8, 2)))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -226,20 +226,17 @@ def test_networks_take_every_activation(network):
     for name in ("relu", "gelu", "softplus:10"):
         assert shapes(model.clone(activation=name)) == own
     parametric = shapes(model.clone(activation="parametric_silu"))
-    is_shape = {"tuple": lambda node: isinstance(node, tuple)}["tuple"]
-    count, more = (len(jax.tree.leaves(tree, is_leaf=is_shape)) for tree in (own, parametric))
-    assert more - count == layers
+    assert len(jax.tree.leaves(parametric)) - len(jax.tree.leaves(own)) == layers
 
 
 def test_exchange_of_the_activation_of_a_network():
     model, images = models.SmallCNN(3, (4, 6)), jax.random.uniform(KEY, (4, 8, 8, 2))
     variables = model.init(jax.random.key(1), images)
-    logits = {name: np.asarray(model.clone(activation=name).apply(variables, images)) for name in FIXED}
-    np.testing.assert_array_equal(logits["relu"], model.apply(variables, images))
-    distances = [np.abs(logits["relu"] - logits[name]).max() for name in SMOOTH]
-    assert min(distances) > 1e-4
+    logits = model.apply(variables, images)
+    swapped = model.clone(activation="gelu").apply(variables, images)
+    assert np.abs(swapped - logits).max() > 1e-3
     sharp = model.clone(activation="softplus:10000").apply(variables, images)
-    np.testing.assert_allclose(sharp, logits["relu"], atol=1e-3)
+    np.testing.assert_allclose(sharp, logits, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", [*FIXED, *PARAMETRIC])

@@ -8,6 +8,7 @@ from jax.test_util import check_grads
 from test_models_networks import count, initialised, inputs
 
 from jaxrobust import models
+from jaxrobust.models._convnext import ConvNeXtBlock
 
 KEY = jax.random.key(0)
 MODEL = models.ConvNeXt(3, patch_size=2, widths=(3, 4), stage_sizes=(1, 1))
@@ -55,7 +56,7 @@ def by_hand(params, images):
         return sum(shifted) + layer["conv"]["bias"]
 
     def block(x, layer):
-        y = dense(norm(depthwise(x, layer["conv"]), layer["norm"]), layer["dense_0"])
+        y = dense(norm(depthwise(x, layer["depthwise"]), layer["norm"]), layer["dense_0"])
         return x + layer["layer_scale"] * dense(np.maximum(y, 0), layer["dense_1"])
 
     x = norm(patches(images, params["stem"]), params["stem_norm"])
@@ -78,29 +79,36 @@ def test_blocks_start_close_to_the_identity():
     params = jax.jit(model.init)(KEY, jnp.zeros((1, *SHAPE)))["params"]
     block = params["stage_0_block_1"]
     np.testing.assert_array_equal(block["layer_scale"], np.full(64, 1e-3, np.float32))
-    for layer in ("conv", "dense_0", "dense_1"):
+    for layer in ("depthwise", "dense_0", "dense_1"):
         (leaves,) = block[layer].values()
         assert leaves["kernel"].std() == pytest.approx(0.02, rel=0.1)
         assert not leaves["bias"].any()
-    assert block["conv"]["conv"]["kernel"].shape == (7, 7, 1, 64)
+    assert block["depthwise"]["conv"]["kernel"].shape == (7, 7, 1, 64)
 
 
 def test_layer_scale_is_decayed_and_norms_are_not():
     mask = models.decay_mask(initialised(MODEL, SHAPE)["params"])
     block = mask["stage_0_block_0"]
-    assert block["layer_scale"] and block["conv"]["conv"]["kernel"] and not block["norm"]["layer_norm"]["scale"]
+    assert block["layer_scale"]
+    assert block["depthwise"]["conv"]["kernel"]
+    assert not block["norm"]["layer_norm"]["scale"]
 
 
+def check_second_derivatives(model, shape):
+    """By all parameters and the input, against differences."""
+    point = initialised(model, shape), inputs(shape, 1)
+    point = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), point)
+    check_grads(jax.jit(model.clone(dtype=jnp.float64).apply), point, order=2, modes=["rev"], rtol=1e-4, atol=1e-6)
+
+
+def test_second_derivatives_of_a_block(float64):
+    check_second_derivatives(ConvNeXtBlock(0.5), (4, 4, 4))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["gelu", "parametric_softplus"])
 def test_second_derivatives(float64, activation):
-    model = MODEL.clone(activation=activation, dtype=jnp.float64)
-    images = inputs(SHAPE, 1).astype(jnp.float64)
-    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), initialised(model, SHAPE))
-    for argument in (images, variables):
-        apply = jax.jit(
-            (lambda x: model.apply(variables, x)) if argument is images else (lambda v: model.apply(v, images))
-        )
-        check_grads(apply, (argument,), order=2, rtol=1e-4, atol=1e-6)
+    check_second_derivatives(MODEL.clone(activation=activation), SHAPE)
 
 
 @pytest.mark.parametrize(

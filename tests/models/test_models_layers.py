@@ -48,6 +48,14 @@ def test_kernels_and_biases_are_as_in_pytorch(model, shape):
             assert_uniform(params[bias], 1 / math.sqrt(fan_in))
 
 
+@pytest.mark.parametrize("initializer", ["he", "zeros"])
+def test_other_initialisers_of_convolutions_have_biases_of_zero(initializer):
+    conv = _layers.Conv(4, (3, 3), initializer=initializer)
+    params = conv.init(KEY, jnp.zeros((1, 4, 4, 2)))["params"]["conv"]
+    assert (params["bias"] == 0).all()
+    assert (params["kernel"] == 0).all() == (initializer == "zeros")
+
+
 def test_initialiser_pair():
     kernel, bias = models.torch_default_init(25)
     assert_uniform(kernel(KEY, (25, 40), jnp.float32), 0.2)
@@ -109,14 +117,6 @@ def test_padding_of_strided_convolutions(size, zeros):
         window = padded[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
         expected = np.tensordot(window, kernel, 3)
         np.testing.assert_allclose(y[:, row, column], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_activations():
-    x = jnp.array([-2.0, 0.0, 3.0])
-    np.testing.assert_array_equal(_layers.activation("relu")(x), [0, 0, 3])
-    np.testing.assert_allclose(_layers.activation("silu")(x), x / (1 + np.exp(-x)), rtol=1e-6)
-    with pytest.raises(ValueError, match="unknown activation 'swish'; choose relu or silu"):
-        _layers.activation("swish")
 
 
 def test_dropout():

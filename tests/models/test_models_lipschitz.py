@@ -107,6 +107,20 @@ def test_slope_of_silu_counts_once_per_activation(final_norm):
     assert len(flat(silu)) == len(flat(relu)) + len(slopes)
 
 
+@pytest.mark.parametrize("name", ["softplus:10", "gelu"])
+def test_slope_of_smooth_activations_of_cnns(name):
+    """Softplus is no steeper than ReLU whatever its sharpness; GELU counts once per activation."""
+    slope = curvature.ACTIVATION_CONSTANTS[name.split(":")[0]]
+    for model, activations in ((models.SmallCNN(3, (2, 3)), 2), (models.CNN4(3), 2), (models.CNN4(3, True), 3)):
+        shape = (6, 6, 1)
+        variables = positive_variables(model, shape)
+        relu, smooth = (
+            curvature.lipschitz_upper_bound(models.lipschitz_layers(network, variables, shape), math.inf)
+            for network in (model, model.clone(activation=name))
+        )
+        np.testing.assert_allclose(smooth, relu * slope**activations, rtol=1e-5)
+
+
 def test_no_slope_exceeds_the_bound():
     model, shape = NETWORKS["small_cnn with batch norm"]
     variables = positive_variables(model, shape)
@@ -152,6 +166,10 @@ def test_errors():
     m5 = models.M5(2)
     with pytest.raises(ValueError, match="no layer-wise Lipschitz bound for M5; there is one for Linear, MLP"):
         models.lipschitz_layers(m5, {}, (8000, 1))
+    model = models.SmallCNN(3, activation="parametric_relu")
+    variables = positive_variables(model, (6, 6, 1))
+    with pytest.raises(ValueError, match="no Lipschitz constant is known for the activation 'parametric_relu'"):
+        models.lipschitz_layers(model, variables, (6, 6, 1))
     model = models.CNN4(2)
     variables = positive_variables(model, (6, 6, 1))
     with pytest.raises(ValueError, match="not those of this CNN4"):

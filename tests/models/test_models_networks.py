@@ -19,6 +19,8 @@ NETWORKS = {
     "cnn4 with batch norm": (models.CNN4(3, dense_relu=True, batch_norm=True), (8, 8, 2)),
     "small_cnn": (models.SmallCNN(3, (4, 6)), (8, 8, 2)),
     "small_cnn with batch norm": (models.SmallCNN(3, (4, 6), batch_norm=True), (8, 8, 2)),
+    "cnn6": (models.CNN6(3, (4, 4, 6, 6)), (8, 8, 2)),
+    "cnn8 with batch norm": (models.CNN8(3, (4, 6), batch_norm=True), (8, 8, 2)),
     "preact_resnet": (models.PreActResNet(3, (1, 1), width=4), (8, 8, 2)),
     "preact_resnet with batch norm": (models.PreActResNet(3, (1, 1), width=4, batch_norm=True), (8, 8, 2)),
     "preact_resnet with final norm": (
@@ -68,6 +70,8 @@ def network(request):
         ("linear", 10, (16, 16, 1), 2_570),
         ("mlp", 10, (28, 28, 1), 101_770),
         ("cnn4", 10, (28, 28, 1), 2_172_806),
+        ("cnn6", 10, (32, 32, 3), 1_147_978),
+        ("cnn8", 10, (32, 32, 3), 4_690_506),
         ("preact_resnet18", 10, (32, 32, 3), 11_164_362),
         ("preact_resnet18", 100, (32, 32, 3), 11_210_532),
         ("preact_resnet18", 10, (224, 224, 3), 11_172_042),
@@ -99,6 +103,14 @@ def test_number_of_parameters_with_norms():
 def test_cnn4_feature_map():
     params = jax.eval_shape(models.CNN4(10).init, KEY, jnp.zeros((1, 28, 28, 1)))["params"]
     assert params["dense_0"]["linear"]["kernel"].shape == (26 * 26 * 32, 100)
+
+
+def test_cnn6_halves_the_resolution_where_the_width_changes():
+    _, state = jax.eval_shape(
+        lambda x: models.CNN6(10).init_with_output(KEY, x, capture_intermediates=True), jnp.zeros((1, 32, 32, 3))
+    )
+    maps = [state["intermediates"][f"conv_{number}"]["__call__"][0].shape[1:] for number in range(6)]
+    assert maps == [(32, 32, 64)] * 2 + [(16, 16, 128)] * 2 + [(8, 8, 256)] * 2
 
 
 def test_dense_relu_is_off_as_published():
@@ -320,5 +332,5 @@ def test_create_errors():
         models.create("m5", 10, (8000,))
     with pytest.raises(ValueError, match="choose small or large"):
         jax.eval_shape(models.PreActResNet18(2, stem="tiny").init, KEY, jnp.zeros((1, 8, 8, 3)))
-    with pytest.raises(ValueError, match="unknown activation 'tanh'; choose relu or silu"):
+    with pytest.raises(ValueError, match="unknown activation 'tanh'; choose relu, gelu, gelu_tanh, silu"):
         jax.eval_shape(models.PreActResNet18(2, activation="tanh").init, KEY, jnp.zeros((1, 8, 8, 3)))

@@ -1,6 +1,5 @@
 """Swin transformers: windows, shifts, masks, sizes, second derivatives."""
 
-import functools
 import math
 
 import jax
@@ -24,7 +23,7 @@ SHAPE = (8, 8, 2)
         ("swin_t", 1000, (224, 224, 3), 28_288_354),
         ("swin_b", 1000, (224, 224, 3), 87_768_224),
         # Another patch size, and windows of 4x4 and, in the last stage, 2x2.
-        ("swin_t", 1000, (32, 32, 3), 28_288_354 - 96 * 36 - (120 * (6 + 12 + 36) + 160 * 48)),
+        ("swin_t", 1000, (32, 32, 3), 28_288_354 - 96 * 36 - (120 * (6 + 12 + 72) + 160 * 48)),
     ],
 )
 def test_number_of_parameters(name, classes, shape, expected):
@@ -131,35 +130,35 @@ def test_opposite_edges_do_not_see_each_other():
     np.testing.assert_array_equal(changed, expected)
 
 
-@functools.cache
-def logits_of(stage_sizes, window, shape, patch_size=2):
-    model = MODEL.clone(stage_sizes=stage_sizes, window=window, patch_size=patch_size)
-    return jax.jit(model.apply)(initialised(model, shape), inputs(shape))
-
-
 def test_windows_are_clipped_and_not_shifted_where_they_take_a_whole_side():
     """Windows of 4 on a map of 4x2 and then 2x1: one window each, whatever the shift."""
     shape = (8, 4, 2)
-    model = MODEL.clone(window=4)
+    variables, images = initialised(MODEL.clone(window=4), shape), inputs(shape)
     tables = {
         block: part["attention"]["relative_positions"].shape
-        for block, part in initialised(model, shape)["params"].items()
+        for block, part in variables["params"].items()
         if "_block_" in block
     }
     assert tables == {"stage_0_block_0": (21, 2), "stage_0_block_1": (21, 2), "stage_1_block_0": (3, 2)}
-    np.testing.assert_array_equal(logits_of((2, 1), 4, shape), logits_of((2, 1), 7, shape))
+    logits = [jax.jit(MODEL.clone(window=window).apply)(variables, images) for window in (4, 7)]
+    np.testing.assert_array_equal(*logits)
 
 
+def check_second_derivatives(model, shape):
+    """By all parameters and the input, against differences."""
+    point = initialised(model, shape), inputs(shape, 1)
+    point = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), point)
+    check_grads(jax.jit(model.clone(dtype=jnp.float64).apply), point, order=2, modes=["rev"], rtol=1e-4, atol=1e-6)
+
+
+def test_second_derivatives_of_the_attention(float64):
+    check_second_derivatives(WindowAttention(2, (2, 2), (1, 1)), (4, 4, 4))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "softplus:10", "parametric_silu"])
 def test_second_derivatives(float64, activation):
-    model = MODEL.clone(activation=activation, dtype=jnp.float64)
-    images = inputs(SHAPE, 1).astype(jnp.float64)
-    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), initialised(model, SHAPE))
-    for argument in (images, variables):
-        apply = jax.jit(
-            (lambda x: model.apply(variables, x)) if argument is images else (lambda v: model.apply(v, images))
-        )
-        check_grads(apply, (argument,), order=2, rtol=1e-4, atol=1e-6)
+    check_second_derivatives(MODEL.clone(activation=activation), SHAPE)
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_running_statistics():
         ({"depth": 12}, r"depth must be 10, 16, 22, 28, \.\.\. and width at least 1, got depth=12, width=10"),
         ({"depth": 4}, "got depth=4"),
         ({"depth": 10, "width": 0}, "got depth=10, width=0"),
-        ({"activation": "swish"}, "unknown activation 'swish'; choose relu or silu"),
+        ({"activation": "swish"}, "unknown activation 'swish'; choose relu, gelu, "),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1"),
     ],

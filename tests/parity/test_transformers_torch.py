@@ -51,7 +51,6 @@ def assert_same_logits(module, model, shape, path, batch=2):
     with torch.no_grad():
         expected = module(torch.tensor(np.asarray(normalised).transpose(0, 3, 1, 2).copy())).numpy()
     assert np.abs(expected).max() > 0.3
-    print(f"\n{type(module).__module__}: {np.abs(logits - expected).max():.1e} of {np.abs(expected).max():.1f}")
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -2,9 +2,10 @@ import functools
 
 import jax
 import numpy as np
+import optax
 import pytest
 
-from jaxrobust import attacks, data, models, optimizers, training
+from jaxrobust import attacks, data, losses, models, optimizers, training
 from jaxrobust.threat import Linf
 
 RATES, SEEDS = (0.05, 0.2, 0.05), (0, 0, 1)
@@ -90,6 +91,87 @@ def test_adversarial_objective_trains(blobs):
     assert (population.history["loss"][-1] < population.history["loss"][0]).all()
 
 
+@pytest.mark.parametrize("mode", ["together", "one_by_one"])
+def test_starts_from_given_variables(blobs, mode):
+    """Two epochs are one and another one from its result, for an optimizer without state; chunks get their own part."""
+    first = train(blobs, epochs=1, mode=mode)
+    images, labels = blobs
+    indices = np.concatenate(data.epoch_batches(90, 90, 0, 1, False)[0])
+    # The second epoch's order, as the images of a first one in their own order.
+    own = np.argsort(np.concatenate(data.epoch_batches(90, 90, 0, 0, False)[0]))
+    whole = train(blobs, epochs=2, mode=mode, seeds=(0, 0, 0), batch_size=90)
+    half = train(blobs, epochs=1, mode=mode, seeds=(0, 0, 0), batch_size=90)
+    order = indices[own]
+    rest = train(
+        (images[order], labels[order]),
+        epochs=1,
+        mode=mode,
+        seeds=(0, 0, 0),
+        batch_size=90,
+        initial=half.variables,
+        memory_limit=1,
+    )
+    assert_same_variables(rest, whole)
+    still = train(blobs, epochs=1, mode=mode, learning_rates=(0.0, 0.0, 0.0), initial=first.variables)
+    assert_same_variables(still, first, atol=0)
+
+
+def assert_same_variables(first, second, atol=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), first.variables, second.variables)
+
+
+def test_the_optimizer_starts_from_the_given_parameters_too(blobs):
+    """One that keeps the first parameters in its state and returns to them in every step."""
+
+    def make(rate):
+        def update(gradients, anchor, params):
+            del gradients
+            return jax.tree.map(lambda a, p: a - p, anchor, params), anchor
+
+        return optax.GradientTransformation(lambda params: params, update)
+
+    initial = jax.tree.map(lambda leaf: leaf + 1, train(blobs, epochs=1).variables)
+    population = train(blobs, optimizer=make, epochs=1, initial=initial)
+    assert_same_variables(population, training.Population(initial, {}))
+
+
+def test_batch_norm_statistics_are_given_too(blobs):
+    images, labels = blobs
+    model = models.MLP(classes=3, widths=(4,), batch_norm=True)
+    run = functools.partial(
+        training.train_population,
+        model,
+        images,
+        labels,
+        optimizer=optimizers.sgd,
+        learning_rates=(0.0,),
+        seeds=(0,),
+        epochs=1,
+        batch_size=90,
+    )
+    first = run()
+    second = run(initial=jax.tree.map(lambda leaf: leaf + 1, first.variables))
+    statistics = [jax.tree.leaves(population.variables["batch_stats"]) for population in (first, second)]
+    assert all(np.abs(np.asarray(a) - b).max() > 0.1 for a, b in zip(*statistics, strict=True))
+
+
+def test_mixed_batches(blobs):
+    """Soft labels reach the loss, and the members' mixes are those of their seeds."""
+    seen = []
+
+    def soft(logits, labels):
+        assert labels.shape == (*logits.shape[:1], 3)
+        seen.append(labels.shape)
+        return losses.cross_entropy(logits, labels)
+
+    options = {"objective": training.standard(soft), "mix": data.mixup(3, label_smoothing=0.1), "epochs": 2}
+    together, one_by_one = (train(blobs, mode=mode, **options) for mode in ("together", "one_by_one"))
+    assert seen
+    assert_same(together, one_by_one)
+    history = train(blobs, epochs=2).history["loss"]
+    assert np.abs(together.history["loss"] - history).min() > 1e-3
+
+
 def test_a_diverging_member_leaves_the_others_alone(blobs):
     population = train(blobs, learning_rates=(0.05, 1e30, 0.05))
     assert not np.isfinite(population.history["loss"][-1, 1])
@@ -143,3 +225,7 @@ def test_errors(blobs):
         train(blobs, mode="fast")
     with pytest.raises(ValueError, match="exceeds the 90 images"):
         train(blobs, batch_size=100, drop_last=True)
+    variables = train(blobs, epochs=0).variables
+    for wrong in (jax.tree.map(lambda leaf: leaf[:2], variables), {**variables, "batch_stats": {}}):
+        with pytest.raises(ValueError, match="a leading axis of 3, one entry per member"):
+            train(blobs, initial=wrong)

@@ -1,0 +1,1 @@
+"""The gradient-norm study: robustness from the norm, and from the direction, of input gradients."""

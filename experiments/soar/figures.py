@@ -1,0 +1,80 @@
+"""The study's figures: what different attacks say about each initialisation, and about each method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxrobust.reporting import save_figure, subplots
+
+from .measures import Outcome, Outcomes
+
+ATTACKS = {
+    "pgd20": ("white-box PGD20", "#0072B2"),
+    "pgd20_r": ("transfer, PGD20-R", "#E69F00"),
+    "targeted": ("targeted PGD", "#D55E00"),
+    "autoattack": ("AutoAttack", "#000000"),
+}
+INITIALISATION = (
+    "Accuracy under four attacks by the point that SOAR expands the loss about, mean over seeds and smallest to largest. Where "
+    "the first bar is far above the others the gradients are masked: PGD follows them and finds nothing, and what was made "
+    "against another network, or with another loss, does."
+)
+METHODS = (
+    "Accuracy under PGD20 against accuracy under AutoAttack on the same images, one marker for each network. The height above "
+    "the diagonal is what PGD20 flatters a network by."
+)
+COLORS = ("#000000", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#D55E00", "#999999", "#F0E442")
+
+
+def initialisation(outcomes: Outcomes, path: Path) -> bool:
+    """Draw what the initialisation does; ``False`` without rows for it."""
+    names = ("standard", "pgd10", "soar_zero", "soar_rand", "soar_pgd1", "masked_zero", "masked_rand", "masked_pgd1")
+    rows = [outcomes[name] for name in names if name in outcomes]
+    if not any("zero" in one.row.name or "rand" in one.row.name for one in rows):
+        return False
+    figure, axes = subplots(1, 1, size=(9.0, 3.8))
+    axis = axes[0][0]
+    places = np.arange(len(rows))
+    for number, (column, (text, color)) in enumerate(ATTACKS.items()):
+        having = [index for index, one in enumerate(rows) if column in one]
+        values = np.asarray([rows[index].column(column) for index in having])
+        means = values.mean(1)
+        spread = np.stack([means - values.min(1), values.max(1) - means])
+        where = places[having] + 0.2 * (number - 1.5)
+        axis.bar(where, means, 0.19, color=color, label=text)
+        axis.errorbar(where, means, spread, fmt="none", ecolor="0.45", elinewidth=1, capsize=2)
+    axis.set_xticks(places, [_wrapped(one) for one in rows], fontsize=8)
+    axis.set_ylabel("accuracy (%)")
+    axis.set_ylim(0, 100)
+    axis.legend(loc="upper right", bbox_to_anchor=(1, 1.12), ncols=4)
+    save_figure(figure, path)
+    return True
+
+
+def methods(outcomes: Outcomes, path: Path) -> bool:
+    """Draw PGD20 against AutoAttack; ``False`` without rows that have both."""
+    names = ("standard", "pgd10", "trades", "mart", "mma", "pgd1", "foar_pgd1", "soar_pgd1", "masked_zero")
+    rows = [outcomes[name] for name in names if name in outcomes and "autoattack" in outcomes[name]]
+    if not rows:
+        return False
+    figure, axes = subplots(1, 1, size=(5.6, 4.4))
+    axis = axes[0][0]
+    axis.plot([0, 100], [0, 100], color="0.7", linewidth=0.8, zorder=0)
+    for one, color, marker in zip(rows, COLORS, "oPX^vDs*p", strict=False):
+        judge, pgd = one.column("autoattack"), one.correct["pgd20"][:, : one.correct["autoattack"].shape[1]]
+        axis.plot(
+            judge, 100 * pgd.mean(1), marker, color=color, label=one.row.label, markersize=7, markeredgecolor="0.2"
+        )
+    axis.set_xlim(0, 100)
+    axis.set_ylim(0, 100)
+    axis.set_xlabel("accuracy under AutoAttack (%)")
+    axis.set_ylabel("accuracy under PGD20 (%)")
+    figure.legend(loc="outside right upper")
+    save_figure(figure, path)
+    return True
+
+
+def _wrapped(one: Outcome) -> str:
+    return one.row.label.replace(", ", ",\n")
