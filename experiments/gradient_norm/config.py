@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from jaxrobust.reporting import CommandError, option
 
-from . import presets
+from . import paper, presets
 from .rows import PARTS, Part, Row, Setting
 
 
@@ -45,8 +45,8 @@ class Config:
     """How many test images AutoAttack gets, from the first."""
     accumulate: Annotated[int, option("N")] = 1
     """Parts that a batch is split into to save memory, for paper."""
-    workers: Annotated[int | None, option("N", "small one per processor, up to 4; paper 1")] = None
-    """Rows that are trained and measured at the same time, in threads. Numbers do not depend on it."""
+    workers: Annotated[int | None, option("N", "one per processor, up to 4")] = None
+    """Rows that are trained and measured at the same time, in threads, for small on CPU. Numbers do not depend on it."""
     output: Annotated[Path | None, option("FOLDER", "runs/gradient_norm/PRESET")] = None
     """Folder for results, report and figures."""
     data_dir: Annotated[Path | None, option("FOLDER", "TFDS_DATA_DIR, else TFDS's own")] = None
@@ -79,7 +79,7 @@ def settings(config: Config) -> tuple[Setting, ...]:
             raise CommandError(
                 "the preset paper fine-tunes on ImageNet: name its folder, with train/ and val/, as --datasets FOLDER"
             )
-        chosen = (presets.paper(config.datasets[0], config.recipe),)
+        chosen = (paper.paper(config.datasets[0], config.recipe),)
     return tuple(_changed(config, setting) for setting in _with_rows(chosen, config.rows) if setting.rows)
 
 
@@ -166,6 +166,8 @@ def _check(config: Config) -> None:
             raise CommandError(
                 f"--{name} belongs to --preset paper; the networks of small start from random parameters"
             )
+    if config.workers is not None and config.workers > 1 and config.preset == "paper":
+        raise CommandError("--workers belongs to --preset small; a run of paper has all devices to itself")
     if config.data_dir is not None and not config.data_dir.exists():
         raise CommandError(f"--data-dir: {config.data_dir} does not exist")
 

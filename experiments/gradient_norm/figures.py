@@ -90,7 +90,9 @@ def curve(results: Results, path: Path) -> bool:
             radii = np.asarray(published.FIGURE_4_1["radius"]) / 4 * results.setting.eps
             keep = radii <= max(found["radii"])
             values = np.asarray(published.FIGURE_4_1[row.method])
-            axis.plot(radii[keep], values[keep], "--", color=color, linewidth=1, label=f"{NAMES[row.method]}, published")
+            axis.plot(
+                radii[keep], values[keep], "--", color=color, linewidth=1, label=f"{NAMES[row.method]}, published"
+            )
     axis.axvline(results.setting.eps, color="0.8", linewidth=0.8, zorder=0)
     axis.set_xlabel(f"l∞ radius; trained at {pixels(results.setting.eps)}")
     axis.set_ylabel("accuracy (%)")

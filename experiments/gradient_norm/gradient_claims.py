@@ -18,24 +18,24 @@ _SIZES = {
     "curvature": "normalised curvature",
     "linearity": "local linearity error",
 }
+_TABLES = {"curvature": "table A.1", "linearity": "table A.2"}
 
 
 def geometry(results: Results) -> list[Claim]:
     """Tables A.1 and A.2, figure A.3."""
     natural, norm, attack = results.three("geometry")
-    claims: list[Claim] = []
-    for name, text in _SIZES.items():
-        for row in (norm, attack):
-            if natural and row:
-                claims.append(
-                    above(
-                        f"{text} smaller: {row.label} below natural training (mean log10)",
-                        results.mean(statistics.geometry, natural, name, log10),
-                        results.mean(statistics.geometry, row, name, log10),
-                        _published_log(name, "natural") - _published_log(name, row.method),
-                        "table A.2" if name == "linearity" else "table A.1" if name == "curvature" else "table A.1, log10 of means",
-                    )
-                )
+    claims = [
+        above(
+            f"{text} smaller: {row.label} below natural training (mean log10)",
+            results.mean(statistics.geometry, natural, name, log10),
+            results.mean(statistics.geometry, row, name, log10),
+            _published_log(name, "natural") - _published_log(name, row.method),
+            _TABLES.get(name, "table A.1, log10 of means"),
+        )
+        for name, text in _SIZES.items()
+        for row in (norm, attack)
+        if natural and row
+    ]
     if norm and attack:
         claims += _robust_two(results, norm, attack)
     return claims
@@ -72,14 +72,15 @@ def _robust_two(results: Results, norm: Row, attack: Row) -> list[Claim]:
         ("curvature", "curvature varies less: deviation of PGD-3 training above gradient norm", attack, norm),
     ):
         gap = getattr(theirs[first.method], name)[1] - getattr(theirs[second.method], name)[1]
-        claims.append(above(text, *(_deviation(results, row, name) for row in (first, second)), gap, "table A.1"))
+        a, b = (_deviation(results, row, name) for row in (first, second))
+        claims.append(above(text, a, b, gap, "table A.1"))
     losses = {row: profiles(results, row, "loss") for row in (norm, attack)}
     for index, text, first, second in (
         (0, "loss at the image: PGD-3 training above gradient norm", attack, norm),
         (-1, "loss at twice the attack: gradient norm above PGD-3 training", norm, attack),
     ):
-        ends = [{seed: float(values[index]) for seed, values in losses[row].items()} for row in (first, second)]
-        claims.append(above(text, *ends))
+        a, b = ({seed: float(values[index]) for seed, values in losses[row].items()} for row in (first, second))
+        claims.append(above(text, a, b))
         claims[-1].published = "figure A.3"
     return claims
 
@@ -145,7 +146,9 @@ def _alignment(results: Results, aligned: Row, base: Row, attack: Row | None) ->
             counted=False,
         )
     )
-    controls = [row for row in results.setting.of("edges") if row.method == "edges" and row.target not in ("edges", "magnitude")]
+    controls = [
+        row for row in results.setting.of("edges") if row.method == "edges" and row.target not in ("edges", "magnitude")
+    ]
     for row in controls:
         text = f"edges are the cause: AutoAttack, aligned with edges above aligned with {TARGETS[row.target]}"
         claims.append(above(text, results.robust(aligned), results.robust(row), counted=False))
@@ -154,6 +157,6 @@ def _alignment(results: Results, aligned: Row, base: Row, attack: Row | None) ->
         text = "the sign matters: AutoAttack, aligned with edges above the same with |gradient|"
         claims.append(above(text, results.robust(aligned), results.robust(magnitude), counted=False))
     text = "alignment by a common mode of the logits: its share, aligned with edges at least 0.3 above not aligned"
-    common = (results.mean(statistics.edge_agreement, row, "common") for row in (aligned, base))
-    claims.append(above(text, *common, at_least=0.3, counted=False))
+    a, b = (results.mean(statistics.edge_agreement, row, "common") for row in (aligned, base))
+    claims.append(above(text, a, b, at_least=0.3, counted=False))
     return claims

@@ -15,16 +15,14 @@ from .rows import Row
 
 GEOMETRY = (
     "Normalised curvature (figure A.1) and local linearity error (figure A.2) over test images and networks: the three kinds of "
-    "training, and the robust two alone."
+    "training, and the robust two alone. Outermost two in a thousand left out."
 )
 PROFILE = (
     "Loss, ‖∇L‖₁ and normalised curvature (2 power iterations) along the direction of PGD-5, up to twice the attack (figure A.3): means over "
     "images; lines are means over networks, bands from the lowest to the highest. Left all, right the robust two; the "
     "grey line is the attack."
 )
-SCATTER = (
-    "Saliency against edge energy, one dot per pixel of the first test images, with least-squares lines (figure 5.1). First networks."
-)
+SCATTER = "Saliency against edge energy, one dot per pixel of the first test images, with least-squares lines (figure 5.1). First networks."
 CHANNELS = "Histograms of the loss gradient's entries by colour channel (figure 4.4), first networks; exact zeros are left out."
 
 
@@ -35,13 +33,23 @@ def geometry(results: Results, path: Path) -> bool:
         return False
     figure, axes = subplots(2, 2, size=(4.4, 2.8))
     for line, (name, text) in zip(axes, (("curvature", "log10 C"), ("linearity", "log10 error")), strict=True):
-        found = {row: log10(np.concatenate(list(results.images(statistics.geometry, row, name).values()))) for row in rows}
+        found = {
+            row: log10(np.concatenate(list(results.images(statistics.geometry, row, name).values()))) for row in rows
+        }
         for axis, shown in zip(line, (rows, [row for row in rows if row.method != "natural"]), strict=True):
             if not shown:
                 continue
-            edges = np.histogram_bin_edges(np.concatenate([found[row] for row in shown]), 40)
+            low, high = np.quantile(np.concatenate([found[row] for row in shown]), (0.002, 0.998))
+            edges = np.linspace(low, high, 41)
             for row in shown:
-                axis.hist(found[row], edges, histtype="step", density=True, color=STYLES[row.method][0], label=NAMES[row.method])
+                axis.hist(
+                    found[row],
+                    edges,
+                    histtype="step",
+                    density=True,
+                    color=STYLES[row.method][0],
+                    label=NAMES[row.method],
+                )
             axis.set_xlabel(text)
         line[0].set_ylabel("density")
     axes[0][0].legend(fontsize=8)
@@ -65,6 +73,7 @@ def profile(results: Results, path: Path) -> bool:
         line[0].set_ylabel(text)
     for axis in axes[-1]:
         axis.set_xlabel("distance along the attack")
+        axis.locator_params(axis="x", nbins=5)
     axes[0][0].legend(fontsize=8)
     save_figure(figure, path)
     return True

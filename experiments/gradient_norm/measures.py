@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from jaxrobust import Linf, attacks, data, evaluation
-from jaxrobust.evaluation._gradient_masking import gradient_masking
 
 from . import computing
 from .networks import Networks
@@ -23,21 +22,26 @@ Measure = Callable[[Networks, Setting, Row], Cell]
 
 
 def accuracies(networks: Networks, setting: Setting, row: Row) -> Cell:
-    """Clean accuracy, accuracy under PGD (worst iterate) and mean l1 norm of the gradient on test images, by seed."""
+    """Clean accuracy, accuracy under PGD (worst iterate) and mean l1 norm of the gradient on test images, by seed.
 
-    def compute() -> Cell:
+    Array ``robust`` ``[seeds, n]``: which images withstand PGD.
+    """
+
+    def compute() -> tuple[Cell, dict[str, np.ndarray]]:
         images, labels = computing.test_images(networks, setting, setting.evaluated)
         attack = computing.pgd(setting.eps, setting.pgd_steps, setting.eps * setting.pgd_step, True)
         found: dict[str, list[float]] = {"clean": [], "pgd": [], "l1": []}
+        robust = []
         for network in networks.members(setting, row):
             options: dict[str, Any] = {
                 "batch_size": setting.evaluation_batch,
                 "key": jax.random.key(computing.ATTACK_KEY),
             }
+            robust.append(evaluation.correct(network, images, labels, attack=attack, **options))
             found["clean"].append(evaluation.accuracy(network, images, labels, **options))
-            found["pgd"].append(evaluation.accuracy(network, images, labels, attack=attack, **options))
+            found["pgd"].append(100 * float(robust[-1].mean()))
             found["l1"].append(float(computing.norms(network, images, labels, setting).mean()))
-        return {**found, "images": len(labels)}
+        return {**found, "images": len(labels)}, {"robust": np.stack(robust)}
 
     return networks.run.cell(f"accuracy/{setting.name}/{row.name}", compute)
 
@@ -136,7 +140,7 @@ def masking(networks: Networks, setting: Setting, row: Row) -> Cell:
         images, labels = computing.test_images(networks, setting, setting.attacked)
         found = []
         for network, _ in zip(networks.members(setting, row), range(setting.masking_seeds), strict=False):
-            result = gradient_masking(
+            result = evaluation.gradient_masking(
                 network,
                 images,
                 labels,

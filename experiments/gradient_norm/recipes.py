@@ -179,8 +179,8 @@ def mix(labels: Labels, num_classes: int, imagenet: bool) -> data.Mix | None:
         return None
     if imagenet and labels == "mixed":
         return data.imagenet_mix(num_classes)
-    alpha = MIXUP if labels == "mixed" else 0.0
-    return data.mixup(num_classes, alpha, label_smoothing=SMOOTHING)
+    share = 1.0 if labels == "mixed" else 0.0
+    return data.mix(num_classes, mixup_alpha=MIXUP, cutmix_alpha=0.0, probability=share, label_smoothing=SMOOTHING)
 
 
 @functools.cache

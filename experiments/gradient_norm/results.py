@@ -31,6 +31,12 @@ class Results:
         """``clean``, ``pgd`` (in per cent) or ``l1``, on test images."""
         return dict(zip(row.seeds, self.cell(measures.accuracies, row)[name], strict=True))
 
+    def pgd_beside(self, row: Row) -> Values:
+        """Accuracy under PGD on the images that AutoAttack gets, of the judged networks."""
+        count = self.cell(measures.auto_attack, row)["images"]
+        flags = self.cell(measures.accuracies, row)["arrays"]["robust"]
+        return {seed: 100 * float(one[:count].mean()) for seed, one in zip(row.judged_seeds, flags, strict=False)}
+
     def robust(self, row: Row, radius: float = 1.0) -> Values:
         """Accuracy under AutoAttack of the judged networks, at a radius in units of the setting's."""
         found = self.cell(measures.auto_attack, row)["radii"][f"{radius:g}"]["robust"]
@@ -50,8 +56,10 @@ class Results:
         """Natural training, gradient norm and adversarial training of a part, of its first network."""
         rows = self.setting.of(part)
         same = {"model": rows[0].model, "activation": "gelu"}
-        return find(rows, method="natural", **same), find(rows, method="gradient_norm", **same), find(
-            rows, method="adversarial", **same
+        return (
+            find(rows, method="natural", **same),
+            find(rows, method="gradient_norm", **same),
+            find(rows, method="adversarial", **same),
         )
 
     def activations(self, method: str) -> dict[str, Row]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from experiments.study import Section
 from jaxrobust.reporting import Table
 
-from . import claims, figures, gradient_claims, gradient_figures, tables, text
+from . import claims, figures, gradient_claims, gradient_figures, gradient_tables, tables, text, training_claims
 from .networks import Networks
-from .results import Results
+from .results import Results, shown
 from .rows import Part, Setting
 
 Draw = Callable[[Results, Path], bool]
@@ -19,12 +19,14 @@ Draw = Callable[[Results, Path], bool]
 def robustness(networks: Networks, setting: Setting) -> Section:
     """Tables 4.1 to 4.4, figures 1.1, 4.1 to 4.3."""
     results = Results(networks, setting)
-    section = Section(f"{setting.name}: robustness and activations", text=[text.data(results), *text.robustness(results)])
+    section = Section(
+        f"{setting.name}: robustness and activations", text=[text.data(results), *text.robustness(results)]
+    )
     section.tables = [tables.methods(results)]
     if any(row is not None for row in results.three("robustness")):
         section.tables += [tables.norms(results), tables.curve(results), tables.published_curve()]
     if any(row.method == "gradient_norm" for row in setting.of("robustness")):
-        section.tables.append(tables.masking(results))
+        section.tables.append(tables.masking(results, "robustness"))
     section.tables.append(tables.passes())
     if setting.imagenet:
         section.tables.append(tables.sweep())
@@ -39,7 +41,9 @@ def training(networks: Networks, setting: Setting) -> Section:
     """Schedules, labels and warm-up."""
     results = Results(networks, setting)
     section = Section(f"{setting.name}: what training needs", text=text.training(results))
-    section.tables, section.claims = tables.training(results), claims.training(results)
+    section.tables, section.claims = tables.training(results), training_claims.training(results)
+    if any(row.method == "gradient_norm" for row in setting.of("training")):
+        section.tables.append(tables.masking(results, "training"))
     return section
 
 
@@ -47,7 +51,7 @@ def geometry(networks: Networks, setting: Setting) -> Section:
     """Tables A.1 and A.2, figures A.1 to A.3."""
     results = Results(networks, setting)
     section = Section(f"{setting.name}: curvature and local linearity", text=text.geometry(results))
-    section.tables, section.claims = [tables.geometry(results)], gradient_claims.geometry(results)
+    section.tables, section.claims = [gradient_tables.geometry(results)], gradient_claims.geometry(results)
     _draw(section, results, "geometry", gradient_figures.geometry, gradient_figures.GEOMETRY)
     _draw(section, results, "profile", gradient_figures.profile, gradient_figures.PROFILE)
     return section
@@ -57,7 +61,7 @@ def edges(networks: Networks, setting: Setting) -> Section:
     """Table 5.1, figure 5.1, and the controls."""
     results = Results(networks, setting)
     section = Section(f"{setting.name}: gradients and edges", text=text.edges(results))
-    section.tables, section.claims = [tables.edges(results)], gradient_claims.edges(results)
+    section.tables, section.claims = [gradient_tables.edges(results)], gradient_claims.edges(results)
     _draw(section, results, "edges", gradient_figures.scatter, gradient_figures.SCATTER)
     _draw(section, results, "controls", figures.controls, figures.CONTROLS)
     return section
@@ -68,11 +72,14 @@ def colour(networks: Networks, setting: Setting) -> Section:
     results = Results(networks, setting)
     section = Section(f"{setting.name}: gradients by colour channel", text=[text.data(results), text.COLOUR])
     rows = [
-        [row.label, *(tables.shown(results.accuracy(row, name)) for name in ("clean", "pgd", "l1"))]
+        [row.label, *(shown(results.accuracy(row, name)) for name in ("clean", "pgd", "l1"))]
         for row in setting.of("colour")
     ]
     head = ("training", "clean", f"PGD-{setting.pgd_steps}", "test ‖∇L‖₁")
-    section.tables = [Table(f"{setting.name}: the networks, accuracies in per cent", head, rows), tables.channels(results)]
+    section.tables = [
+        Table(f"{setting.name}: the networks, accuracies in per cent", head, rows),
+        gradient_tables.channels(results),
+    ]
     _draw(section, results, "channels", gradient_figures.channels, gradient_figures.CHANNELS)
     return section
 

@@ -9,8 +9,6 @@ import numpy as np
 
 from jaxrobust import Linf, curvature, evaluation, losses
 from jaxrobust.attacks import LogitsFn
-from jaxrobust.curvature._hessian import DAMPING, hessian_spectral_norm
-from jaxrobust.curvature._linearity import attack_profile, local_linearity_error
 
 from . import computing
 from .measures import Cell
@@ -29,12 +27,13 @@ def geometry(networks: Networks, setting: Setting, row: Row) -> Cell:
         found: dict[str, list[np.ndarray]] = {name: [] for name in ("l2", "hessian", "curvature", "linearity")}
 
         def sizes(network: LogitsFn, keys: jax.Array, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
-            hessian = hessian_spectral_norm(keys, losses.cross_entropy, network, images, labels)
+            hessian = curvature.hessian_spectral_norm(keys, losses.cross_entropy, network, images, labels)
             l2 = computing.l2_norm(network, images, labels)
-            return l2, hessian, hessian / (l2 + DAMPING)
+            # As curvature.normalized_curvature, without iterating twice.
+            return l2, hessian, hessian / (l2 + 1e-6)
 
         def error(network: LogitsFn, keys: jax.Array, images: jax.Array, labels: jax.Array) -> jax.Array:
-            return local_linearity_error(keys, losses.cross_entropy, network, images, labels, threat)
+            return curvature.local_linearity_error(keys, losses.cross_entropy, network, images, labels, threat)
 
         options: dict[str, Any] = {
             "key": jax.random.key(computing.STATISTICS_KEY),
@@ -59,7 +58,7 @@ def profile(networks: Networks, setting: Setting, row: Row) -> Cell:
 
         def along(network: LogitsFn, keys: jax.Array, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
             adversarial = attack(keys, network, images, labels)
-            found = attack_profile(losses.cross_entropy, network, images, labels, adversarial, threat)
+            found = curvature.attack_profile(losses.cross_entropy, network, images, labels, adversarial, threat)
             return found.loss, found.gradient_norm, found.curvature
 
         values = [

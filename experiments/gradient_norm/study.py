@@ -13,7 +13,7 @@ import jax
 from experiments.study import Run, Section, report
 from jaxrobust.reporting import print_table
 
-from . import measures, statistics
+from . import measures, section, statistics, text
 from .config import Config, identity, parts, settings, weights
 from .measures import Measure
 from .networks import Networks
@@ -31,6 +31,7 @@ _MEASURES: dict[Part, Callable[[Row], tuple[Measure, ...]]] = {
         measures.accuracies,
         *((measures.auto_attack,) if row.judged_seeds else ()),
         *((measures.confidence,) if row.name.startswith("labels") else ()),
+        *((measures.masking,) if row.method == "gradient_norm" else ()),
     ),
     "geometry": lambda row: (statistics.geometry, statistics.profile),
     "edges": lambda row: (measures.accuracies, measures.auto_attack, statistics.edge_agreement),

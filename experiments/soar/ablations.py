@@ -5,7 +5,7 @@ from __future__ import annotations
 from experiments.study import Section
 
 from . import claims, tables
-from .measures import Outcomes
+from .outcomes import Outcomes
 from .presets import Setting
 
 
@@ -19,7 +19,8 @@ def training(setting: Setting, outcomes: Outcomes) -> Section | None:
         f"Clip, learning rate, capacity, and the two products on {setting.dataset}",
         text=[
             '"A clipping of 10 on the regularizer" is a limit on each example\'s penalty here, with no gradient beyond it; the '
-            "limit of the batch's mean is the other reading.",
+            "limit of the batch's mean is the other reading. A network whose weights or logits are not finite counts as wrong "
+            "everywhere; its other numbers are nan.",
             "The published product is a difference of gradients at a distance of 0.01. For networks with kinks it is no "
             "approximation of the Hessian-vector product: the Hessian of a ReLU network's loss knows nothing of the kinks, which "
             "have measure zero, while a difference crosses some of them and counts each with a term that grows as the distance "
@@ -32,9 +33,17 @@ def training(setting: Setting, outcomes: Outcomes) -> Section | None:
     clipped = ("clipped_first", "clipped_last")
     products = ("soar_pgd1", "soar_exact", "softplus_fd", "softplus_exact")
     section.tables = [
-        tables.beside("Clip and learning rate", columns, outcomes, names, {}, also=clipped),
-        tables.capacity(outcomes),
-        tables.beside("Finite difference and exact product", columns, outcomes, products, {}, also=clipped),
+        tables.beside("Clip and learning rate", columns, outcomes, names, {}, also=clipped, images=setting.attacked),
+        tables.capacity(outcomes, setting.attacked),
+        tables.beside(
+            "Finite difference and exact product",
+            columns,
+            outcomes,
+            products,
+            {},
+            also=clipped,
+            images=setting.attacked,
+        ),
     ]
     section.tables = [table for table in section.tables if table.rows]
     return section

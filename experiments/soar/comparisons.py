@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from experiments.study import Claim, paired_difference, verdict, verdict_alike
 
 from . import published
-from .measures import Outcome, Outcomes
+from .outcomes import Outcome, Outcomes
 from .tables import head
 
 TABLES = {

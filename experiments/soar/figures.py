@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxrobust.reporting import save_figure, subplots
 
-from .measures import Outcome, Outcomes
+from .outcomes import Outcome, Outcomes
 
 ATTACKS = {
     "pgd20": ("white-box PGD20", "#0072B2"),
@@ -59,7 +59,7 @@ def methods(outcomes: Outcomes, path: Path) -> bool:
     rows = [outcomes[name] for name in names if name in outcomes and "autoattack" in outcomes[name]]
     if not rows:
         return False
-    figure, axes = subplots(1, 1, size=(5.6, 4.4))
+    figure, axes = subplots(1, 1, size=(5.2, 5.0))
     axis = axes[0][0]
     axis.plot([0, 100], [0, 100], color="0.7", linewidth=0.8, zorder=0)
     for one, color, marker in zip(rows, COLORS, "oPX^vDs*p", strict=False):
@@ -71,7 +71,7 @@ def methods(outcomes: Outcomes, path: Path) -> bool:
     axis.set_ylim(0, 100)
     axis.set_xlabel("accuracy under AutoAttack (%)")
     axis.set_ylabel("accuracy under PGD20 (%)")
-    figure.legend(loc="outside right upper")
+    axis.legend(loc="lower right", fontsize=8)
     save_figure(figure, path)
     return True
 

@@ -196,6 +196,7 @@ def _figure(found: dict[str, Any], path: Path) -> None:
     ):
         right.bar(places + 0.27 * (offset - 1), found["weights"][name], 0.27, color=color, label=text)
     right.axhline(0, color="0.3", linewidth=0.8)
+    right.set_xticks(places)
     right.set_xlabel("coordinate")
     right.set_ylabel("weight")
     right.legend(title="minimised loss")

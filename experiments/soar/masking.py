@@ -9,7 +9,7 @@ from jaxrobust.reporting import Table
 
 from . import published
 from .comparisons import above, gap, lead
-from .measures import Outcome, Outcomes
+from .outcomes import Outcome, Outcomes
 from .published import AUTO_ATTACK, BLACK_BOX, CONFIDENCE, WHITE_BOX
 from .tables import head, number
 
@@ -18,11 +18,14 @@ SEES_NETWORK = ("pgd20", "pgd100", "pgd200", "pgd1000", "pgd20_50")
 SEES_NO_GRADIENT = ("simba", "square", "pgd20_r", "pgd20_w", "pgd1000_r", "pgd1000_w")
 """Columns of attacks that see no gradients of the network."""
 
+CHANCE = 10.0
+"""Accuracy in per cent of a guess, with ten classes."""
+
 
 def flags(outcome: Outcome) -> list[str]:
-    """Attacks without gradients of the network that beat all cross-entropy PGD on it.
+    """Attacks without gradients of the network that beat all cross-entropy PGD on it, and PGD that may do all and does not.
 
-    By more than one point and two standard errors of the paired difference, networks and images together.
+    The former by more than one point and two standard errors of the paired difference, networks and images together.
     """
     found = []
     for column in (column for column in SEES_NO_GRADIENT if column in outcome.correct):
@@ -33,6 +36,8 @@ def flags(outcome: Outcome) -> list[str]:
         excess = white.astype(float) - blind
         if excess.mean() > max(0.01, 2 * excess.std() / np.sqrt(excess.size)):
             found.append(f"{head(column)} leaves {100 * blind.mean():.1f}, PGD {100 * white.mean():.1f}")
+    if "eps1_clean" in outcome and outcome.mean("eps1_clean") > CHANCE:
+        found.append(f"PGD of radius 1 leaves {outcome.mean('eps1_clean'):.1f}, chance {CHANCE:g}")
     return found
 
 
@@ -42,34 +47,24 @@ def flagged(outcomes: Outcomes) -> Table:
     square, pgd = AUTO_ATTACK["soar_pgd1"]["square"], WHITE_BOX["soar_pgd1"]["pgd1000"]
     rows.append(["SOAR (published)", f"Square leaves {square:.1f}, PGD {pgd:.1f}; no other published row is flagged"])
     return Table(
-        "Masking flags: attacks that see no gradients and beat cross-entropy PGD, on the same images (per cent)",
+        "Masking flags: attacks that see no gradients and beat cross-entropy PGD, on the same images, and PGD of radius 1 from the image "
+        "that leaves more than chance (per cent)",
         ("method", "attack"),
         rows,
     )
 
 
-def judged(outcomes: Outcomes, attacked: int, tested: int) -> Table:
-    """Every row by AutoAttack, beside what PGD says of it."""
+def judged(outcomes: Outcomes, images: int) -> Table:
+    """Every row by AutoAttack, beside what PGD says of it, on the images that AutoAttack had."""
+    columns = ("clean", "pgd20", "targeted", "pgd20_r", "autoattack")
     rows = []
     for outcome in outcomes.values():
-        columns = [number(outcome, column) for column in ("clean", "pgd20", "targeted", "pgd20_r", "autoattack")]
         ahead = str(estimate(outcome.gap("pgd20", "autoattack"))) if "autoattack" in outcome else ""
-        rows.append([outcome.row.label, *columns, ahead, "yes" if flags(outcome) else ""])
-    images = (
-        f"all {tested} test images" if attacked == tested else f"{tested} test images, AutoAttack the first {attacked}"
-    )
+        values = [number(outcome, column, images) for column in columns]
+        rows.append([outcome.row.label, *values, ahead, "yes" if flags(outcome) else ""])
     return Table(
-        f"All rows, AutoAttack being the judge: accuracies in per cent, mean ± standard error over seeds, {images}",
-        (
-            "method",
-            "clean",
-            "PGD20",
-            "targeted",
-            "transfer, PGD20-R",
-            "AutoAttack",
-            "PGD20 - AutoAttack",
-            "masking flag",
-        ),
+        f"All rows, AutoAttack being the judge; {images} images",
+        ("method", *(head(column) for column in columns), "PGD20 - AutoAttack", "masking flag"),
         rows,
     )
 
@@ -110,6 +105,9 @@ def _masked(one: Outcome, name: str, standard: Outcome | None, transfer: float, 
             (CONFIDENCE[name]["confidence_clean"] - 99.8, "table 3.1"),
         ),
     ]
+    free = one.column("eps1_clean")
+    text = f"{label}: PGD of radius 1, to which every image is allowed, leaves more than chance (difference to 10)"
+    found.append(above(text, free, [CHANCE] * len(free)))
     if standard is not None:
         quarter = [count / 4 for count in standard.column("gradient_count")]
         text = f"{label}: gradient count below a quarter of Standard's"
@@ -118,7 +116,7 @@ def _masked(one: Outcome, name: str, standard: Outcome | None, transfer: float, 
 
 
 def _soar(soar: Outcome, outcomes: Outcomes) -> list[Claim]:
-    pgd, chance = WHITE_BOX["soar_pgd1"]["pgd20"], 10.0
+    pgd = WHITE_BOX["soar_pgd1"]["pgd20"]
     spare = [15 - lost for lost in soar.gap("pgd20", "targeted")]
     none = [0.0] * len(spare)
     found = [
@@ -138,9 +136,9 @@ def _soar(soar: Outcome, outcomes: Outcomes) -> list[Claim]:
     ]
     for column, text in (("eps1_printed", "as printed"), ("eps1_clean", "from the image, longer steps")):
         values = soar.column(column)
-        theirs = (chance - published.EPS_ONE["soar_pgd1"][column], "appendix 3.F") if column == "eps1_printed" else None
+        theirs = (CHANCE - published.EPS_ONE["soar_pgd1"][column], "appendix 3.F") if column == "eps1_printed" else None
         text = f"SOAR: accuracy at radius 1, {text}, below chance (difference: 10 - accuracy)"
-        found.append(above(text, [chance] * len(values), values, theirs))
+        found.append(above(text, [CHANCE] * len(values), values, theirs))
     zero = outcomes.get("masked_zero", outcomes.get("soar_zero"))
     if zero is not None:
         for name, column in (("clean", "confidence_clean"), ("PGD1", "confidence_pgd1")):

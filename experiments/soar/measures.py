@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.study import PairedDifference, paired_difference
 from jaxrobust import L2, Linf, attacks, evaluation, losses
 from jaxrobust.curvature import confidence, gradient_count, input_gradient
 
 from .networks import Networks
+from .outcomes import Outcome
 from .presets import Setting
 from .published import HALF, PARTS
 from .rows import Measure, Row
@@ -26,49 +26,6 @@ Found = tuple[dict[str, np.ndarray], dict[str, Any]]
 TARGETED_STEPS = 50
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A row's networks.
-
-    Attributes:
-        row: how they were trained.
-        correct: column to ``[seeds, images]`` bool; columns may have fewer images than others, the first ones.
-        values: statistic to one number per seed.
-        history: metric of training to ``[seeds][epochs]``.
-    """
-
-    row: Row
-    correct: Mapping[str, np.ndarray]
-    values: Mapping[str, list[float]]
-    history: Mapping[str, list[list[float]]]
-
-    def __contains__(self, column: str) -> bool:
-        return column in self.correct or column in self.values
-
-    def column(self, name: str) -> list[float]:
-        """Accuracy in per cent, or the statistic, of each seed."""
-        return (100 * self.correct[name].mean(1)).tolist() if name in self.correct else self.values[name]
-
-    def gap(self, first: str, second: str) -> list[float]:
-        """Accuracy under the first minus accuracy under the second, on the images that both columns have."""
-        a, b = self.correct[first], self.correct[second]
-        count = min(a.shape[1], b.shape[1])
-        return (100 * (a[:, :count].mean(1) - b[:, :count].mean(1))).tolist()
-
-    def mean(self, name: str) -> float:
-        """Mean of a column over seeds."""
-        return float(np.mean(self.column(name)))
-
-
-Outcomes = Mapping[str, Outcome]
-"""By the name of the row."""
-
-
-def difference(a: Outcome, b: Outcome, column: str) -> PairedDifference:
-    """A column of ``a`` minus that of ``b``, paired by seed."""
-    return paired_difference(a.column(column), b.column(column))
-
-
 def collect(networks: Networks, setting: Setting) -> dict[str, Outcome]:
     """Train and attack what is not on disk yet, and gather the setting's rows."""
     outcomes = {}
@@ -76,7 +33,7 @@ def collect(networks: Networks, setting: Setting) -> dict[str, Outcome]:
         trained = networks.trained(setting, row)
         if not row.shown:
             continue
-        cells = [_measured(networks, setting, row, "cheap")]
+        cells = [_measured(networks, setting, row, "brief" if row.brief else "cheap")]
         cells += [_measured(networks, setting, row, name) for name in row.measures if name != "samples"]
         correct: dict[str, np.ndarray] = {}
         values: dict[str, list[float]] = {}
@@ -86,24 +43,28 @@ def collect(networks: Networks, setting: Setting) -> dict[str, Outcome]:
         if "clipped" in trained["history"]:
             for place, epoch in (("first", 0), ("last", -1)):
                 values[f"clipped_{place}"] = [100 * history[epoch] for history in trained["history"]["clipped"]]
-        outcomes[row.name] = Outcome(row, correct, values, trained["history"])
+        outcomes[row.name] = Outcome(row, correct, values)
     return outcomes
 
 
 def _measured(networks: Networks, setting: Setting, row: Row, group: Measure | str) -> dict[str, Any]:
     """The cell of one group of columns."""
     name = f"measure/{setting.name}/{row.name}/{group}"
+    progress = networks.run.checkpoints(name)
 
     def compute() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        measure = {"cheap": _cheap, "long": _long, "judge": _judge, "parts": _parts, "l2": _l2}[group]
+        measure = {"cheap": _cheap, "brief": _brief, "long": _long, "judge": _judge, "parts": _parts, "l2": _l2}[group]
         found = []
         for index, logits_fn in enumerate(networks.logits_fns(setting, row)):
-            found.append(measure(networks, setting, f"{name}/{index}", index, logits_fn))
-        shutil.rmtree(networks.run.checkpoints(name), ignore_errors=True)
+            found.append(measure(networks, setting, progress / str(index), index, logits_fn))
+        shutil.rmtree(progress, ignore_errors=True)
         arrays = {column: np.stack([correct[column] for correct, _ in found]) for column in found[0][0]}
         return {"values": {key: [values[key] for _, values in found] for key in found[0][1]}}, arrays
 
     return networks.run.cell(name, compute)
+
+
+_BRIEF = ("pgd20", "targeted")
 
 
 @functools.cache
@@ -133,7 +94,9 @@ def _under(
     networks: Networks, setting: Setting, group: str, count: int | None, logits_fn: attacks.LogitsFn
 ) -> Iterator[tuple[str, np.ndarray]]:
     images, labels = networks.test(setting, count)
-    for column, attack in _attacks(setting, group).items():
+    for column, attack in _attacks(setting, "cheap" if group == "brief" else group).items():
+        if group == "brief" and column not in _BRIEF:
+            continue
         size = min(setting.evaluation_batch, len(labels))
         yield (
             column,
@@ -141,7 +104,7 @@ def _under(
         )
 
 
-def _cheap(networks: Networks, setting: Setting, name: str, index: int, logits_fn: attacks.LogitsFn) -> Found:
+def _cheap(networks: Networks, setting: Setting, progress: Path, index: int, logits_fn: attacks.LogitsFn) -> Found:
     images, labels = networks.test(setting, setting.tested)
     size = min(setting.evaluation_batch, len(labels))
     clean = evaluation.correct(logits_fn, images, labels, batch_size=size)
@@ -161,6 +124,12 @@ def _cheap(networks: Networks, setting: Setting, name: str, index: int, logits_f
     return found, {name: float(values.astype(np.float64).mean()) for name, values in means.items()}
 
 
+def _brief(networks: Networks, setting: Setting, progress: Path, index: int, logits_fn: attacks.LogitsFn) -> Found:
+    images, labels = networks.test(setting, setting.tested)
+    clean = evaluation.correct(logits_fn, images, labels, batch_size=min(setting.evaluation_batch, len(labels)))
+    return {"clean": clean, **dict(_under(networks, setting, "brief", setting.tested, logits_fn))}, {}
+
+
 @functools.cache
 def _inputs(setting: Setting) -> tuple[attacks.Attack, attacks.Attack]:
     """Noise and one PGD step, both with the whole radius."""
@@ -178,35 +147,35 @@ def _count(logits_fn: attacks.LogitsFn, images: jax.Array, labels: jax.Array) ->
     return gradient_count(input_gradient(losses.cross_entropy, logits_fn, images, labels))
 
 
-def _long(networks: Networks, setting: Setting, name: str, index: int, logits_fn: attacks.LogitsFn) -> Found:
+def _long(networks: Networks, setting: Setting, progress: Path, index: int, logits_fn: attacks.LogitsFn) -> Found:
     return dict(_under(networks, setting, "long", setting.attacked, logits_fn)), {}
 
 
-def _l2(networks: Networks, setting: Setting, name: str, index: int, logits_fn: attacks.LogitsFn) -> Found:
+def _l2(networks: Networks, setting: Setting, progress: Path, index: int, logits_fn: attacks.LogitsFn) -> Found:
     return dict(_under(networks, setting, "l2", setting.attacked, logits_fn)), {}
 
 
-def _judge(networks: Networks, setting: Setting, name: str, index: int, logits_fn: attacks.LogitsFn) -> Found:
-    return {"autoattack": _auto_attack(networks, setting, name, logits_fn, setting.eps, cascade=True).robust}, {}
+def _judge(networks: Networks, setting: Setting, progress: Path, index: int, logits_fn: attacks.LogitsFn) -> Found:
+    return {"autoattack": _auto_attack(networks, setting, progress, logits_fn, setting.eps, cascade=True).robust}, {}
 
 
-def _parts(networks: Networks, setting: Setting, name: str, index: int, logits_fn: attacks.LogitsFn) -> Found:
+def _parts(networks: Networks, setting: Setting, progress: Path, index: int, logits_fn: attacks.LogitsFn) -> Found:
     found: dict[str, np.ndarray] = {}
     for radius, suffix in ((setting.eps, ""), (setting.eps / 2, HALF)):
-        result = _auto_attack(networks, setting, f"{name}{suffix}", logits_fn, radius, cascade=False)
+        result = _auto_attack(networks, setting, progress / f"radius{suffix}", logits_fn, radius, cascade=False)
         found |= {part + suffix: result.robust_by[part] for part in PARTS} | {f"autoattack{suffix}": result.robust}
     return found, {}
 
 
 def _auto_attack(
-    networks: Networks, setting: Setting, name: str, logits_fn: attacks.LogitsFn, radius: float, cascade: bool
+    networks: Networks, setting: Setting, progress: Path, logits_fn: attacks.LogitsFn, radius: float, cascade: bool
 ) -> attacks.AutoAttackResult:
     evaluate = attacks.auto_attack(
         Linf(radius),
         cascade=cascade,
         batch_size=setting.attack_batch,
         # Seconds of AutoAttack are cheaper done again than kept.
-        state=networks.run.checkpoints(name) if setting.attacked is None else None,
+        state=progress if setting.attacked is None else None,
         progress=False,
     )
     return evaluate(jax.random.key(0), logits_fn, *networks.test(setting, setting.attacked))

@@ -72,8 +72,8 @@ def small(datasets: tuple[str, ...]) -> tuple[Setting, ...]:
             rows=rows.digits(),
             options=(("widths", (256, 256)),),
             pooled_test=500,
-            attacked=200,
-            attack_batch=100,
+            attacked=150,
+            attack_batch=75,
         ),
         Setting(
             name="mnist",
@@ -85,8 +85,8 @@ def small(datasets: tuple[str, ...]) -> tuple[Setting, ...]:
             model="small_cnn",
             options=(("features", (16, 32, 32)),),
             subset=10_000,
-            tested=500,
-            attacked=100,
+            tested=200,
+            attacked=50,
             attack_batch=50,
         ),
     )

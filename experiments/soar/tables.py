@@ -8,7 +8,7 @@ from experiments.study import estimate
 from jaxrobust.reporting import Table
 
 from . import published
-from .measures import Outcome, Outcomes
+from .outcomes import Outcome, Outcomes
 from .presets import Setting
 from .published import HALF, PARTS
 
@@ -26,7 +26,10 @@ HEADS = {
     "eps1_printed": "radius 1 as printed (%)",
     "eps1_clean": "radius 1, from the image (%)",
     "pgd20_50": "PGD20-50",
-} | {f"confidence_{name}": f"{name} images" for name in ("clean", "random", "pgd1")}
+} | {
+    f"confidence_{name}": f"{text} images"
+    for name, text in (("clean", "clean"), ("random", "random"), ("pgd1", "PGD1"))
+}
 for _part, _text in zip(PARTS, ("APGD-CE", "APGD-T", "FAB-T", "Square"), strict=True):
     HEADS |= {_part: _text, _part + HALF: f"{_text}, ε/2"}
 
@@ -39,9 +42,9 @@ def head(column: str) -> str:
     return name.upper() + (f"-{letter.upper()}" if letter else "")
 
 
-def number(outcome: Outcome, column: str) -> str:
-    """Mean and standard error over seeds, empty if not measured."""
-    return str(estimate(outcome.column(column))) if column in outcome else ""
+def number(outcome: Outcome, column: str, images: int | None = None) -> str:
+    """Mean and standard error over seeds on so many of the images, empty if not measured."""
+    return str(estimate(outcome.column(column, images))) if column in outcome else ""
 
 
 def beside(
@@ -52,6 +55,7 @@ def beside(
     theirs: published.Table,
     heads: Mapping[str, str] | None = None,
     also: Sequence[str] = (),
+    images: int | None = None,
 ) -> Table:
     """Our rows, each with the published one below it, and published rows that we do not have.
 
@@ -63,11 +67,14 @@ def beside(
         theirs: the published table.
         heads: names of columns, where they are not the usual ones.
         also: columns of ours alone, at the end.
+        images: so many test images, from the first, so that columns can be compared; by default all that a column has.
     """
     rows = []
     for name in names:
         if name in outcomes:
-            rows.append([outcomes[name].row.label, *(number(outcomes[name], column) for column in (*columns, *also))])
+            rows.append(
+                [outcomes[name].row.label, *(number(outcomes[name], column, images) for column in (*columns, *also))]
+            )
         if name in theirs:
             values = [f"{theirs[name][column]:.2f}" if column in theirs[name] else "" for column in columns]
             rows.append([f"{published.LABELS[name]} (published)", *values, *("" for _ in also)])
@@ -113,12 +120,12 @@ def cost() -> Table:
     return Table("Table 3.5: passes per update", ("method", "forward", "backward", "here"), rows)
 
 
-def capacity(outcomes: Outcomes) -> Table:
+def capacity(outcomes: Outcomes, images: int | None) -> Table:
     """Table 3.10."""
     names = ("soar_16", "soar_64", "soar_cnn6", "soar_cnn8", "soar_pgd1")
     caption = "Table 3.10: SOAR on networks of different size"
     columns, also = tuple(published.CAPACITY["soar_pgd1"]), ("targeted", "autoattack")
-    table = beside(caption, columns, outcomes, names, published.CAPACITY, also=also)
+    table = beside(caption, columns, outcomes, names, published.CAPACITY, also=also, images=images)
     if "soar_64" in outcomes:
         table.rows = [
             [row[0].replace("SOAR", "SOAR, ResNet-10", 1) if row[0] == "SOAR (published)" else row[0], *row[1:]]

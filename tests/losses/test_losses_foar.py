@@ -70,7 +70,7 @@ def test_radii_of_point_and_penalty(float64, key):
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", CLASSES_OF_THREATS)
+@pytest.mark.parametrize("name", ["Linf", "L2", pytest.param("L1", marks=pytest.mark.slow)])
 def test_points_lie_in_ball_and_box_and_are_those_of_fgsm(float64, key, name):
     params, (images, labels) = parameters(), examples(0, 4)
     images = images.at[0].set(0).at[1].set(1)

@@ -193,6 +193,7 @@ def test_softmax_of_a_linear_network(float64):
     assert (worst >= losses.cross_entropy(linear(images), labels) + penalty(labels)).all()
 
 
+@pytest.mark.slow
 def test_certificate_of_two_classes(float64, key):
     """7.1.9: FGSM, PGD and the certificate agree; for more classes see ``test_pgd.py``."""
     rng, eps = np.random.default_rng(0), 0.1
@@ -277,7 +278,10 @@ def test_relu_biases_are_blind(float64):
     assert size(by_biases(jax.nn.relu, "loss")) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["relu", "softplus5", "softplus20", "gelu", "silu"])
+@pytest.mark.parametrize(
+    "name",
+    ["relu", "softplus5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("softplus20", "gelu", "silu"))],
+)
 def test_blind_bias_in_one_dimension(float64, name):
     """7.2.13: ``d/db E|f'(x)|`` for ``f = a(x + b)`` and uniform x is 0.25 for ReLU, and zero for its autodiff."""
     mean, deviation = {

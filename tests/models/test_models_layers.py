@@ -60,8 +60,8 @@ def test_initialiser_pair():
     kernel, bias = models.torch_default_init(25)
     assert_uniform(kernel(KEY, (25, 40), jnp.float32), 0.2)
     assert_uniform(bias(KEY, (400,), jnp.float32), 0.2)
-    with pytest.raises(ValueError, match="choose torch or zeros"):
-        models.Linear(2, initializer="normal").init(KEY, jnp.zeros((1, 2, 2, 1)))
+    with pytest.raises(ValueError, match="unknown initializer 'uniform'; choose torch, zeros"):
+        models.Linear(2, initializer="uniform").init(KEY, jnp.zeros((1, 2, 2, 1)))
     with pytest.raises(ValueError, match="the images are too small for this network"):
         jax.eval_shape(models.CNN4(2).init, KEY, jnp.zeros((1, 1, 28, 28)))
 

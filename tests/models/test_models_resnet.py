@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
@@ -145,46 +144,29 @@ def test_with_norms_no_kernel_starts_at_zero():
 
 
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
-def test_activations_do_not_grow_with_depth_at_first(block):
-    """Without norms a block is its shortcut at first: more blocks change nothing."""
+def test_neither_logits_nor_gradients_grow_with_depth_at_first(block):
+    """Without norms a block is its shortcut at first: four more change nothing for the others."""
     shallow = models.ResNet(3, (1,), block, width=4, stem="small", batch_norm=False)
     deep = shallow.clone(stage_sizes=(5,))
     params = jax.jit(deep.init)(KEY, images())["params"]
     kept = {name: params[name] for name in shapes(shallow)["params"]}
-    np.testing.assert_allclose(
-        jax.jit(deep.apply)({"params": params}, images()), jax.jit(shallow.apply)({"params": kept}, images()), rtol=1e-5
+
+    def loss(params, model):
+        logits = model.apply({"params": params}, images())
+        return losses.cross_entropy(logits, jnp.array([0, 2])).sum()
+
+    def value_and_gradient(params, model):
+        return jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, model)
+
+    (value, gradient), (expected, expected_gradient) = (
+        value_and_gradient(params, deep),
+        value_and_gradient(kept, shallow),
     )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["resnet10", "cnn6"])
-def test_training_without_norms_is_stable(kind):
-    """SGD with momentum 0.9 at a learning rate of 0.1 learns colours that noise hides in part."""
-    widths = {"resnet10": {"width": 16}, "cnn6": {"features": (16, 16, 32, 32, 64, 64)}}
-    model = models.create(kind, 4, (16, 16, 3), **widths[kind])
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, 4, 256)
-    colours = np.array([[0.6, 0.4, 0.4], [0.4, 0.6, 0.4], [0.4, 0.4, 0.6], [0.6, 0.6, 0.6]])[labels]
-    x = np.clip(colours[:, None, None] + generator.normal(0, 0.2, (256, 16, 16, 3)), 0, 1).astype(np.float32)
-    optimizer = optax.chain(optax.add_decayed_weights(2e-4), optax.sgd(0.1, momentum=0.9))
-
-    @jax.jit
-    def step(params, state, x, labels):
-        def loss(params):
-            return losses.cross_entropy(model.apply({"params": params}, x), labels).mean()
-
-        value, gradient = jax.value_and_grad(loss)(params)
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, value
-
-    params = jax.jit(model.init)(KEY, x[:1])["params"]
-    state, history = optimizer.init(params), []
-    for number in range(120):
-        rows = np.arange(32) + 32 * (number % 8)
-        params, state, value = step(params, state, x[rows], labels[rows].astype(np.int32))
-        history.append(float(value))
-    assert max(history) < 5
-    assert np.mean(history[-8:]) < 0.3
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for name, part in expected_gradient.items():
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), gradient[name], part)
+    last = gradient["stage_0_block_4"][f"conv_{1 if block == 'basic' else 2}"]["conv"]["kernel"]
+    assert (last != 0).any()  # every block learns from the first step on
 
 
 def test_masks():

@@ -45,7 +45,9 @@ def test_metrics_and_model_state(key, name):
     assert jax.tree.structure(aux.model_state) == jax.tree.structure({"batch_stats": variables["batch_stats"]})
 
 
-@pytest.mark.parametrize("name", ["foar", "soar", "gradient_norm", "cure", "llr", "edge_alignment"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("foar", marks=pytest.mark.slow), "soar", "gradient_norm", "cure", "llr", "edge_alignment"]
+)
 def test_is_the_mean_of_its_loss_in_evaluation_mode(key, name):
     """With running statistics, which are not updated; the penalty is a part of the loss."""
     apply, variables = network()
@@ -91,7 +93,8 @@ def test_is_the_mean_of_its_loss_in_evaluation_mode(key, name):
     jax.tree.map(np.testing.assert_array_equal, aux.model_state, {"batch_stats": variables["batch_stats"]})
 
 
-@pytest.mark.parametrize("name", [pytest.param("foar", marks=pytest.mark.slow), "soar"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["foar", "soar"])
 def test_nothing_flows_through_the_points(key, name):
     apply, variables = network()
     objective = OBJECTIVES[name]
