@@ -90,6 +90,7 @@ def _resnet(activation: str, clip: float | None) -> tuple[Row, ...]:
         f"{name}, natural, 3 epochs",
         "natural",
         "resnet50",
+        (("batch_norm", True),),
         activation=activation,
         start="weights",
         epochs=3,

@@ -20,7 +20,8 @@ def robustness(networks: Networks, setting: Setting) -> Section:
     """Tables 4.1 to 4.4, figures 1.1, 4.1 to 4.3."""
     results = Results(networks, setting)
     section = Section(
-        f"{setting.name}: robustness and activations", text=[text.data(results), *text.robustness(results)]
+        f"{setting.name}: robustness and activations",
+        text=[text.data(results), *text.constant(results, "robustness"), *text.robustness(results)],
     )
     section.tables = [tables.methods(results)]
     if any(row is not None for row in results.three("robustness")):
@@ -40,7 +41,9 @@ def robustness(networks: Networks, setting: Setting) -> Section:
 def training(networks: Networks, setting: Setting) -> Section:
     """Schedules, labels and warm-up."""
     results = Results(networks, setting)
-    section = Section(f"{setting.name}: what training needs", text=text.training(results))
+    section = Section(
+        f"{setting.name}: what training needs", text=[*text.constant(results, "training"), *text.training(results)]
+    )
     section.tables, section.claims = tables.training(results), training_claims.training(results)
     if any(row.method == "gradient_norm" for row in setting.of("training")):
         section.tables.append(tables.masking(results, "training"))
@@ -70,7 +73,10 @@ def edges(networks: Networks, setting: Setting) -> Section:
 def colour(networks: Networks, setting: Setting) -> Section:
     """Figure 4.4."""
     results = Results(networks, setting)
-    section = Section(f"{setting.name}: gradients by colour channel", text=[text.data(results), text.COLOUR])
+    section = Section(
+        f"{setting.name}: gradients by colour channel",
+        text=[text.data(results), *text.constant(results, "colour"), text.COLOUR],
+    )
     rows = [
         [row.label, *(shown(results.accuracy(row, name)) for name in ("clean", "pgd", "l1"))]
         for row in setting.of("colour")

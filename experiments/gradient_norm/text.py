@@ -7,6 +7,7 @@ import numpy as np
 from . import measures, published, statistics
 from .recipes import MIXUP, SMOOTHING, WEIGHT_DECAY
 from .results import Results
+from .rows import Part
 from .tables import pixels
 
 
@@ -80,6 +81,19 @@ def robustness(results: Results) -> list[str]:
             f"“{next(iter(warned.values()))}”"
         )
     return found
+
+
+def constant(results: Results, part: Part) -> list[str]:
+    """A warning if networks of a part have found the constant classifier, whose gradient is 0."""
+    chance = 100 / results.networks.dataset(results.setting).num_classes
+    rows = [
+        row.label
+        for row in results.setting.of(part)
+        if min(results.accuracy(row, "clean").values()) < 1.5 * chance
+        or min(results.accuracy(row, "l1").values()) < 1e-3
+    ]
+    what = "Networks among these have found the constant classifier, or nearly so, whose gradient norm is 0 and whose accuracies mean nothing"
+    return [f"**{what}: {', '.join(rows)}.**"] if rows else []
 
 
 def _attacked(results: Results) -> int:

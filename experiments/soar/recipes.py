@@ -40,6 +40,7 @@ def recipe(setting: Setting, row: Row, dataset: data.Dataset) -> Recipe:
         model=None,
         options=None,
         measures=(),
+        brief=False,
         seed_offset=0,
         select=False,
         shown=True,

@@ -17,7 +17,8 @@ from .published import HALF
 INITIALISED = ("standard", "pgd10", "soar_zero", "soar_rand", "soar_pgd1", "masked_zero", "masked_rand", "masked_pgd1")
 _NOTES = (
     "MMA is trained with a largest margin of 1.5 ε, TRADES with β = 6 and MART with β = 5: the study swept these numbers for the "
-    "best PGD20 and does not state them. FOAR is trained as SOAR is, the study giving no recipe."
+    "best PGD20 and does not state them. FOAR is trained as SOAR is, the study giving no recipe. Its remarks on batch norm and on "
+    "SOAR from random weights are not tried here."
 )
 _SELECTED = (
     "PGD10 keeps the epoch that is best under PGD20. The study does so, apparently on its test images; here on 2 % of the "
@@ -56,8 +57,9 @@ def _setting_text(networks: Networks, setting: Setting) -> str:
         f"{f' ({options})' if options else ''} without normalisation layers, l-infinity radius ε = {setting.eps:.4g}, SGD with momentum "
         f"{setting.momentum:g} and weight decay {setting.weight_decay:g}, batches of {setting.batch_size}, seeds "
         f"{', '.join(map(str, setting.seeds))}. PGD with steps of {setting.step_size:.4g} from a random start; targeted: PGD of 50 steps on the "
-        f"logits towards each wrong class. Claims use the first {tested} test images, and the first {attacked} where PGD100 or longer, l2 or "
-        f"AutoAttack takes part; so do the tables, each on the same images throughout. Transfer from standard networks of other seeds, R as the defended one and W wider."
+        f"logits towards each wrong class. Accuracies in the tables are those on the first {attacked} test images, so "
+        f"that columns can be compared; claims use the first {tested} where neither PGD100 or longer nor l2 or AutoAttack takes part. "
+        "Transfer from standard networks of other seeds, R as the defended one and W wider."
     )
 
 

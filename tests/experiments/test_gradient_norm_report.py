@@ -179,11 +179,26 @@ def test_claims_of_geometry_and_edges_follow_the_numbers(digits, tmp_path):
     assert negative.verdict == "does not hold"
 
 
+def test_a_constant_classifier_is_called_out(digits, tmp_path):
+    def collapsed(row):
+        return 120.0 if row.name == "warmup_adamw_relu_0" else level(row)  # makes the mean norm 0
+
+    assert text.constant(results(digits, tmp_path), "training") == []
+    (warning,) = text.constant(results(digits, tmp_path, collapsed), "training")
+    assert "gradient norm, ReLU, adamw 0.02, no warm-up" in warning
+
+
 def test_the_text_counts_the_controls_that_do_as_well(digits, tmp_path):
     assert "5 of 5 other signed maps" in text.edges(results(digits, tmp_path))[-1]
 
 
-@pytest.mark.parametrize("part", ["robustness", "training", "geometry", "edges", "colour"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "training",
+        *(pytest.param(part, marks=pytest.mark.slow) for part in ("robustness", "geometry", "edges", "colour")),
+    ],
+)
 def test_sections_have_their_tables_and_figures(part, digits, tmp_path):
     setting = presets.cifar10() if part == "colour" else digits
     networks = Networks(MadeUp(setting, tmp_path, level))
