@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -14,34 +13,6 @@ from jaxrobust import data, geometry
 
 from .presets import Setting
 from .setups import SIZES
-
-
-def load(
-    name: str, *, pooled_test: int | None = None, subset: int | None = None, data_dir: Path | None = None
-) -> data.Dataset:
-    """A setting's training and test images.
-
-    Args:
-        name: of the data set.
-        pooled_test: put training and test images together and draw so many for the test, by class, with seed 0.
-        subset: draw so many training images, by class, with seed 0.
-        data_dir: see :func:`jaxrobust.data.load`.
-
-    Raises:
-        ValueError: for a data set that is not there.
-    """
-    dataset = data.load(name, data_dir=data_dir)
-    if pooled_test is not None:
-        pooled = replace(
-            dataset,
-            train_images=np.concatenate([dataset.train_images, dataset.test_images]),
-            train_labels=np.concatenate([dataset.train_labels, dataset.test_labels]),
-        )
-        dataset = data.holdout(pooled, pooled_test)
-    if subset is not None:
-        part = data.holdout(dataset, subset)
-        dataset = replace(dataset, train_images=part.test_images, train_labels=part.test_labels)
-    return dataset
 
 
 @dataclass(frozen=True)

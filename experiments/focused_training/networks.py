@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from experiments.study import Run, create_model, logits_fn
+from experiments.study import Run, create_model, load_dataset, logits_fn
 from jaxrobust import attacks, data, training
 from jaxrobust.reporting import CommandError
 
@@ -69,10 +69,7 @@ class Networks:
 
     @functools.cache  # noqa: B019 - one object for the life of a study
     def _dataset(self, name: str, pooled_test: int | None, subset: int | None) -> data.Dataset:
-        try:
-            return focus.load(name, pooled_test=pooled_test, subset=subset, data_dir=self._data_dir)
-        except ValueError as error:
-            raise CommandError(str(error)) from error
+        return load_dataset(name, self._data_dir, pooled_test=pooled_test, subset=subset)
 
     @functools.cache  # noqa: B019 - one object for the life of a study
     def generated(self, setting: Setting) -> data.Generated | None:

@@ -38,6 +38,7 @@ def digits() -> Setting:
     """The bundled digits, 8x8 pixels: setting D of the small-scale reproduction."""
     more: dict[str, Any] = {"seeds": FIVE_SEEDS}  # what the study's main claims rest on
     natural, norm, attack = (replace(row, **more) for row in (_natural(), _gradient_norm(), _adversarial()))
+    natural = replace(natural, judged=3)
     norm, attack = (replace(row, radii=(1.0, 2.0)) for row in (norm, attack))
     robustness = (
         natural,
@@ -77,7 +78,7 @@ def _schedules() -> tuple[Row, ...]:
         row = replace(_gradient_norm(activation), **schedule)
         name = f"gradient norm, {NAMES[activation]}"
         rows.append(replace(row, name=f"schedule_cnn_{activation}", label=f"{name}, CNN, 2e-3 with warm-up"))
-        mlp = replace(row, model="mlp", options=(("widths", (128, 128, 128, 128)),), judged=0)
+        mlp = replace(row, model="mlp", options=(("widths", (128, 128)),), judged=0)
         rows.append(replace(mlp, name=f"schedule_mlp_{activation}", label=f"{name}, MLP, 2e-3 with warm-up"))
     return tuple(rows)
 
@@ -97,7 +98,8 @@ def _labels() -> tuple[Row, ...]:
                 "name": f"labels_{row.method}_{labels}",
                 "label": f"{method}, MLP, {labels} labels",
             }
-            mlp = replace(row, model="mlp", options=(("widths", (128, 128)),), epochs=40, labels=labels, judged=1)
+            judged = 1 if row.method == "gradient_norm" else 0
+            mlp = replace(row, model="mlp", options=(("widths", (128, 128)),), epochs=40, labels=labels, judged=judged)
             rows.append(replace(mlp, **changes))
     return tuple(rows)
 

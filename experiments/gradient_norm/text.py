@@ -38,7 +38,16 @@ def introduction(preset: str) -> list[str]:
         "reports 0, the value almost everywhere. Already for one unit a(x + b) with x uniform on [-2, 2] the true derivative of the mean penalty by b is "
         "0.25, and what descent sees is exactly 0; GELU and SiLU give the true 0.23 and 0.26 of their own penalties. Through the probabilities of cross-entropy "
         "something is left to descend on, which is why ReLU networks still improve.",
+        f"**What this preset cannot show.** {_NOT_SHOWN[preset]}",
     ]
+
+
+_NOT_SHOWN = {
+    "small": "The collapse of ReLU networks, which belongs to deep pretrained ones. Differences of a few points under AutoAttack: the test images "
+    "are few, and the few seeds make wide intervals. Orders of magnitude of gradients and curvature: images of 64 pixels have nothing like those of "
+    "ImageNet. What happens with colour.",
+    "paper": "With one seed per row, differences between rows: give --seeds for more. The rows of public models in table 4.1.",
+}
 
 
 def data(results: Results) -> str:

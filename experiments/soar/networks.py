@@ -15,7 +15,7 @@ import numpy as np
 from experiments.study import Run, load_dataset, members, stacked_variables, train
 from jaxrobust import attacks, data
 
-from . import recipes, selection
+from . import recipes
 from .presets import Setting
 from .rows import Row
 
@@ -49,18 +49,7 @@ class Networks:
 
     @functools.cache  # noqa: B019 - one object for the life of a study
     def _dataset(self, name: str, pooled_test: int | None, subset: int | None) -> data.Dataset:
-        dataset = load_dataset(name, self._data_dir)
-        if pooled_test is not None:
-            pooled = replace(
-                dataset,
-                train_images=np.concatenate([dataset.train_images, dataset.test_images]),
-                train_labels=np.concatenate([dataset.train_labels, dataset.test_labels]),
-            )
-            dataset = data.holdout(pooled, pooled_test)
-        if subset is not None and subset < len(dataset.train_labels):
-            part = data.holdout(dataset, subset)
-            dataset = replace(dataset, train_images=part.test_images, train_labels=part.test_labels)
-        return dataset
+        return load_dataset(name, self._data_dir, pooled_test=pooled_test, subset=subset)
 
     def model(self, setting: Setting, row: Row) -> nn.Module:
         """A row's network, untrained."""
@@ -75,7 +64,7 @@ class Networks:
             held = data.holdout(dataset, HELD_OUT)
             threat, step = recipes.threat_and_step(setting, row, dataset, steps=20)
             attack = attacks.pgd(threat, steps=20, step_size=step)
-            return selection.train(self.run, name, recipes.recipe(setting, row, held), held, seeds, attack)
+            return train(self.run, name, replace(recipes.recipe(setting, row, held), selection=attack), held, seeds)
         start = None
         if row.start is not None:
             begin = self.trained(setting, setting.row(row.start))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxrobust import attacks, data, models, training
+from jaxrobust import attacks, data, evaluation, models, training
 from jaxrobust.reporting import CommandError
 
 from ._run import Run
@@ -39,6 +39,8 @@ class Recipe:
         engine: ``"population"`` holds data and all seeds on one device; ``"fit"`` trains one seed after the other on all
             devices, with checkpoints, from any source of images.
         checkpoint_epochs: epochs between checkpoints of ``"fit"``.
+        selection: with ``"fit"``: an attack on the data set's test images, which are held out then, after every epoch; the
+            network of the epoch with the highest accuracy, the latest of equal ones, is kept instead of the last.
     """
 
     model: nn.Module
@@ -54,22 +56,42 @@ class Recipe:
     accumulate: int = 1
     engine: Literal["population", "fit"] = "population"
     checkpoint_epochs: int = 1
+    selection: attacks.Attack | None = None
 
     def steps(self, images: int) -> int:
         """Updates in all for so many training images."""
         return self.epochs * data.steps_per_epoch(images, self.batch_size, self.drop_last)
 
 
-def load_dataset(name: str, data_dir: Path | None) -> data.Dataset:
+def load_dataset(
+    name: str, data_dir: Path | None, *, pooled_test: int | None = None, subset: int | None = None
+) -> data.Dataset:
     """A data set by name.
+
+    Args:
+        name: of the data set.
+        data_dir: see :func:`jaxrobust.data.load`.
+        pooled_test: put training and test images together and draw so many for the test, by class, with seed 0.
+        subset: draw so many training images, by class, with seed 0; all where there are no more.
 
     Raises:
         CommandError: if it cannot be read, with the reason.
     """
     try:
-        return data.load(name, data_dir=data_dir)
+        dataset = data.load(name, data_dir=data_dir)
     except ValueError as error:
         raise CommandError(str(error)) from error
+    if pooled_test is not None:
+        pooled = replace(
+            dataset,
+            train_images=np.concatenate([dataset.train_images, dataset.test_images]),
+            train_labels=np.concatenate([dataset.train_labels, dataset.test_labels]),
+        )
+        dataset = data.holdout(pooled, pooled_test)
+    if subset is not None and subset < len(dataset.train_labels):
+        part = data.holdout(dataset, subset)
+        dataset = replace(dataset, train_images=part.test_images, train_labels=part.test_labels)
+    return dataset
 
 
 @functools.cache
@@ -214,17 +236,34 @@ def _fitted(
                 directory=directory,
                 checkpoint_every=recipe.checkpoint_epochs * epoch_steps,
                 log_every=epoch_steps,
+                evaluation=None if recipe.selection is None else _selection(recipe, dataset, epoch_steps),
                 progress=False,
             )
         except (training.NonFiniteLossError, training.CheckpointError) as error:
             raise CommandError(f"{folder.name}, seed {seed}: {error}") from error
-        found.append(jax.tree.map(np.asarray, state.averaged_variables))
+        variables = state.averaged_variables
+        if recipe.selection is not None:
+            variables = training.restore_variables(directory / "checkpoints" / "best")
+        found.append(jax.tree.map(np.asarray, variables))
         histories.append(training.read_metrics(directory / "metrics.jsonl"))
-    names = [name for name in histories[0][0] if name != "step"] if histories[0] else []
-    history = {name: [[record[name] for record in records] for records in histories] for name in names}
+    names = {name for record in histories[0] for name in record} - {"step"}
+    history = {
+        name: [[record[name] for record in records if name in record] for records in histories]
+        for name in sorted(names)
+    }
     # Only now: a study that is stopped between two seeds continues with the second.
     shutil.rmtree(folder, ignore_errors=True)
     return jax.tree.map(lambda *leaves: np.stack(leaves), *found), history
+
+
+def _selection(recipe: Recipe, dataset: data.Dataset, epoch_steps: int) -> training.Evaluation:
+    def measure(variables: Any) -> dict[str, float]:
+        images, labels = dataset.test_images, dataset.test_labels
+        network = logits_fn(recipe.model, variables)
+        key = jax.random.key(0)
+        return {"held_out": evaluation.accuracy(network, images, labels, attack=recipe.selection, key=key)}
+
+    return training.Evaluation(measure, every=epoch_steps, select="held_out")
 
 
 def _started_from(

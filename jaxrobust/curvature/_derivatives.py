@@ -99,10 +99,11 @@ def _reverse(forward: Forward, images: jax.Array, *bound: jax.Array) -> InputGra
 def _differentiated_forward_first(forward: Forward, images: jax.Array) -> InputGradient:
     """As :func:`_reverse`. With ``c`` the cotangent of the gradient, its derivative is that of the slope along ``c``."""
     function, bound = jax.closure_convert(forward, images)
-    derivatives = jax.custom_vjp(functools.partial(_reverse, function))
+    plain = functools.partial(_reverse, function)
+    derivatives = jax.custom_vjp(plain)
 
     def keep(*arguments: jax.Array) -> tuple[InputGradient, tuple[jax.Array, ...]]:
-        return derivatives(*arguments), arguments
+        return plain(*arguments), arguments
 
     def pull_back(arguments: tuple[jax.Array, ...], cotangents: InputGradient) -> tuple[jax.Array, ...]:
         def paired(images: jax.Array, *bound: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """Input gradients and Hessian-vector products against explicit derivatives of tiny networks."""
 
+import functools
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -8,7 +10,14 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrobust.curvature import input_gradient, input_gradient_and_hvp, input_hvp, value_and_input_gradient
+from jaxrobust.curvature import (
+    _derivatives,
+    input_gradient,
+    input_gradient_and_hvp,
+    input_hvp,
+    value_and_input_gradient,
+)
+from jaxrobust.iteration import double_backpropagation_is_slow
 
 SHAPE, CLASSES = (3, 3, 2), 4
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
@@ -221,3 +230,41 @@ def test_errors_say_what_is_wanted():
         input_hvp(cross_entropy, SMOOTH, images, labels, vectors[:1])
     with pytest.raises(TypeError, match="dtype of the images"):
         input_hvp(cross_entropy, SMOOTH, images, labels, vectors.astype(jnp.float16))
+
+
+def strided(params, images):
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    x = jax.lax.conv_general_dilated(images, params[0], (2, 2), "SAME", dimension_numbers=dimensions)
+    return jnp.tanh(x).reshape(len(x), -1) @ params[1]
+
+
+def test_strided_convolutions_are_differentiated_in_another_order(monkeypatch):
+    assert double_backpropagation_is_slow(jax.make_jaxpr(strided)(strided_params(), strided_images()), "cpu")
+    assert not double_backpropagation_is_slow(jax.make_jaxpr(strided)(strided_params(), strided_images()), "gpu")
+    labels = jnp.array([0, 2, 1])
+
+    def penalty(params, images):
+        values, gradient, logits = value_and_input_gradient(
+            cross_entropy, functools.partial(strided, params), images, labels
+        )
+        return (jnp.sin(gradient) ** 2).sum() + (values * jnp.array([1.0, 2.0, 3.0])).sum() + jnp.cos(logits).sum()
+
+    def derivatives():
+        function = jax.jit(jax.value_and_grad(penalty, (0, 1)))
+        vectors = jax.tree.map(jnp.ones_like, strided_params())
+        gradient = jax.grad(penalty)
+        hessian_product = jax.jvp(lambda p: gradient(p, strided_images()), (strided_params(),), (vectors,))[1]
+        return function(strided_params(), strided_images()), hessian_product
+
+    found = derivatives()
+    monkeypatch.setattr(_derivatives, "double_backpropagation_is_slow", lambda jaxpr: False)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(derivatives()), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=1e-6)
+
+
+def strided_params():
+    return (0.5 * jax.random.normal(jax.random.key(0), (3, 3, 2, 4)), jax.random.normal(jax.random.key(1), (16, 3)))
+
+
+def strided_images():
+    return jax.random.uniform(jax.random.key(2), (3, 4, 4, 2))

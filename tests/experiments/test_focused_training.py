@@ -14,7 +14,7 @@ import pytest
 from experiments.focused_training import claims, config, focus, networks, published, recipe, section, trainer
 from experiments.focused_training.config import Config
 from experiments.focused_training.setups import MARKS, SIZES, Setup, parse
-from experiments.study import Run
+from experiments.study import Run, load_dataset
 from jaxrobust import Linf, attacks, data, losses, models, training
 from jaxrobust.reporting import CommandError
 
@@ -43,7 +43,7 @@ def setup(text, **changes):
 
 @pytest.fixture(scope="module")
 def dataset():
-    return focus.load("digits", pooled_test=500)
+    return load_dataset("digits", None, pooled_test=500)
 
 
 @pytest.fixture(scope="module")

@@ -467,7 +467,7 @@ def test_the_paper_runs_on_a_few_random_images(short, tmp_path, monkeypatch):
     for row in setting.rows:
         if row.shown:
             assert f"| {row.label} |" in text
-    assert len(chosen["history"]["held_out"][0]) == 2
+    assert len(chosen["history"]["eval/held_out"][0]) == 2
     assert not list((tmp_path / "checkpoints").glob("*"))
 
 
