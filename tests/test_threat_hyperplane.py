@@ -195,6 +195,7 @@ def test_ties_are_as_short_as_any_solution():
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_under_vmap(name):
     images, normal, excess = (jnp.asarray(x, jnp.float32) for x in problems(8, 6, 10))
     scaled = jax.vmap(lambda factor: solve(name, images, normal, factor * excess))(jnp.array([0.5, 1.0]))

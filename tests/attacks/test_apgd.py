@@ -60,6 +60,7 @@ def test_phases_of_the_larger_eps_schedule():
         ("apgd_targeted_margin", "L1"),
     ],
 )
+@pytest.mark.slow
 def test_verdicts_depend_neither_on_batches_nor_on_jit(name, norm, problem, key):
     images, labels, logits_fn = problem
     attack = ATTACKS[name](THREATS[norm])

@@ -49,7 +49,11 @@ def same(a, b):
     assert a.after == b.after
 
 
-@pytest.mark.parametrize("threat", [Linf(0.04), L2(0.3), L1(1.0)], ids=["Linf", "L2", "L1"])
+@pytest.mark.parametrize(
+    "threat",
+    [Linf(0.04), pytest.param(L2(0.3), marks=pytest.mark.slow), pytest.param(L1(1.0), marks=pytest.mark.slow)],
+    ids=["Linf", "L2", "L1"],
+)
 def test_result_is_consistent(threat, problem, key):
     logits_fn, images, labels = problem
     result = attacks.auto_attack(threat, batch_size=8)(key, logits_fn, images, labels)
@@ -78,6 +82,7 @@ def test_result_is_consistent(threat, problem, key):
     assert result.passes.forward[result.robust].min() == result.passes.forward.max()
 
 
+@pytest.mark.slow
 def test_verdicts_depend_neither_on_batch_size_nor_on_order_nor_on_devices(problem, key):
     logits_fn, images, labels = problem
     whole = attacks.auto_attack(Linf(0.04), batch_size=32)(key, logits_fn, images, labels)
@@ -97,7 +102,7 @@ def test_cascade_is_the_worst_case_of_single_attacks(problem, key):
     assert (ce.robust <= cascade.robust_by["apgd-ce"]).all()  # custom has five restarts, the first one in common
 
 
-@pytest.mark.parametrize("version", ["plus", "custom"])
+@pytest.mark.parametrize("version", [pytest.param("plus", marks=pytest.mark.slow), "custom"])
 def test_versions_run(version, problem, key):
     logits_fn, images, labels = problem
     names = {"plus": None, "custom": ["square", "fab"]}[version]
@@ -123,6 +128,7 @@ def test_published_settings():
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
+@pytest.mark.slow
 def test_few_classes(classes, key):
     logits_fn, images, labels = make(classes)
     result = attacks.auto_attack(Linf(0.04))(key, logits_fn, images, labels)

@@ -91,6 +91,7 @@ def test_linear_models_in_closed_form(make, norm, bounds, key):
 
 
 @each_attack
+@pytest.mark.slow
 def test_same_inside_jit_and_for_any_batch(make, problem, key):
     images, labels, logits_fn = problem
     attack = make(L2(0.5), steps=4, restarts=2)

@@ -74,7 +74,19 @@ TABLE = {
     ),
 }
 IN_AUTO_ATTACK = ("apgd", "apgd_targeted", "fab", "fab_targeted", "square")
-PAIRS = [pytest.param(entry, norm, id=f"{name}-{norm}") for name, entry in TABLE.items() for norm in entry.norms]
+ALWAYS = ("fgsm", "pgd", "multi_targeted_pgd", "apgd", "fab_targeted", "square", "fmn", "simba", "hop_skip_jump")
+"""Attacks that are checked in the norm that they list first whenever tests run; all others where slow tests do."""
+
+
+def _marks(name, norm):
+    return () if name in ALWAYS and norm == TABLE[name].norms[0] else pytest.mark.slow
+
+
+PAIRS = [
+    pytest.param(entry, norm, id=f"{name}-{norm}", marks=_marks(name, norm))
+    for name, entry in TABLE.items()
+    for norm in entry.norms
+]
 
 
 def network(parameters, images):
@@ -139,7 +151,11 @@ def test_inside_ball_and_box_for_every_shape(entry, norm, request):
 
 @pytest.mark.parametrize(
     ("name", "norm"),
-    [(name, norm) for name, entry in TABLE.items() for norm in entry.norms[: 3 if name in IN_AUTO_ATTACK else 1]],
+    [
+        pytest.param(name, norm, marks=_marks(name, norm))
+        for name, entry in TABLE.items()
+        for norm in entry.norms[: 3 if name in IN_AUTO_ATTACK else 1]
+    ],
 )
 def test_verdicts_depend_neither_on_batch_size_nor_on_devices(name, norm):
     threat = NORMS[norm]({"Linf": 0.1, "L2": 0.6, "L1": 2.0}[norm])

@@ -145,6 +145,7 @@ def test_never_breaks_what_is_provably_robust_and_breaks_the_rest(key):
     channels=st.sampled_from([1, 3]),
     norm=st.sampled_from(["Linf", "L2", "L1"]),
 )
+@pytest.mark.slow
 def test_starts_of_every_shape(height, width, channels, norm):
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(2, height, width, channels)), jnp.float32)
     threat = THREATS[norm]

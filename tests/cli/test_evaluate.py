@@ -69,6 +69,7 @@ def test_writes_report_results_and_figure(trained, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["eps"] == "1/20"
 
 
+@pytest.mark.slow
 def test_checkpoint_folder_gives_the_same_as_the_file(trained, tmp_path):
     for number, path in enumerate((trained / "run", trained / "mlp.safetensors")):
         evaluate(command(path, tmp_path / str(number), attack="fgsm", norm="l2", eps="0.5"))
@@ -77,6 +78,7 @@ def test_checkpoint_folder_gives_the_same_as_the_file(trained, tmp_path):
         np.testing.assert_array_equal(array, second[name])
 
 
+@pytest.mark.slow
 def test_second_run_only_reports(trained, tmp_path):
     evaluate(command(trained / "mlp.safetensors", tmp_path / "out"))
     before = (tmp_path / "out" / "report.md").read_text()

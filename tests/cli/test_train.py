@@ -102,6 +102,7 @@ def test_starts_from_given_weights(trained, tmp_path, capsys):
         np.testing.assert_allclose(new, old, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_generated_images_and_folders(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for split, count in (("train", 40), ("test", 8)):

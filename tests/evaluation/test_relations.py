@@ -41,6 +41,7 @@ def robust(problem, threat):
 
 
 @pytest.mark.parametrize(("name", "points"), [("problem", 0), ("network", 1)])
+@pytest.mark.slow
 def test_norms_and_budgets(request, name, points):
     given = request.getfixturevalue(name)
     scale = 0.1 if name == "problem" else 0.02

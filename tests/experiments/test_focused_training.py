@@ -377,6 +377,7 @@ class _Killed(BaseException):
 
 
 class TestTraining:
+    @pytest.mark.slow
     def test_killed_and_continued_equals_undisturbed(self, train, tmp_path, monkeypatch):
         whole = train("-v (s)*", directory=tmp_path / "whole")
         track = trainer._Epochs.track
@@ -551,6 +552,7 @@ class TestStudy:
             lambda threat, **options: real(threat, version="custom", attacks=[("pgd", quick)], **options),
         )
 
+    @pytest.mark.slow
     def test_a_setting_end_to_end_and_again(self, tmp_path, quick_attack):
         rows = ("-v (.)", "-v (s)", "-v (most)", "-s (s)", "-v (s)*", "-v,c (s)")
         setting = replace(

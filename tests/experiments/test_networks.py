@@ -37,6 +37,7 @@ def study(tmp_path):
 
 
 class TestHeads:
+    @pytest.mark.slow
     def test_views_are_the_image_and_its_mirror_image(self):
         model = models.create("vit_b16", classes=10, image_shape=(16, 16, 1), **VIT)
         images = np.random.default_rng(0).uniform(size=(5, 16, 16, 1)).astype(np.float32)
@@ -52,6 +53,7 @@ class TestHeads:
         np.testing.assert_array_equal(flipped[~swapped], found[~swapped])
         assert heads.features(model, variables["params"], images, mirror=False).shape == (5, 1, 1, 8)
 
+    @pytest.mark.slow
     def test_only_the_head_is_trained_and_stored(self, study, monkeypatch):
         monkeypatch.setattr(heads, "encoder", frozen)
         trained = networks.Networks(study, vit_weights=study.folder)

@@ -101,6 +101,7 @@ def check_second_derivatives(model, shape):
     check_grads(jax.jit(model.clone(dtype=jnp.float64).apply), point, order=2, modes=["rev"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_a_block(float64):
     check_second_derivatives(ConvNeXtBlock(0.5), (4, 4, 4))
 

@@ -181,6 +181,7 @@ def test_errors():
 
 
 @pytest.mark.parametrize("name", ["mlp", "small_cnn"])
+@pytest.mark.slow
 def test_no_attack_breaks_what_is_certified(name):
     """Check 7.8-4: margin > sqrt(2) L eps means robust, for every example."""
     model, shape = NETWORKS[name]

@@ -151,6 +151,7 @@ def check_second_derivatives(model, shape):
     check_grads(jax.jit(model.clone(dtype=jnp.float64).apply), point, order=2, modes=["rev"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_the_attention(float64):
     check_second_derivatives(WindowAttention(2, (2, 2), (1, 1)), (4, 4, 4))
 
