@@ -13,9 +13,9 @@ training, PGD-3 and PGD-10 adversarial training, FOAR, SOAR, gradient norm, CURE
 Bounds that it checks: FLOPs of gradient norm / standard in [1.8, 2.3] and of PGD-3 / standard in [2.9, 3.4] where matrix
 products decide, wall time of gradient norm / PGD-3 at most 0.75 for the CNN and 0.55 for the MLPs on CPU. The limit of the
 FLOPs is 6F / 9F = 2/3 with F those of a forward pass: attack passes compute no gradients for the weights. The published 60 %
-compares with an attack that does: 6F / 12F = 1/2, and overheads. For networks with strided convolutions
-(``strided_cnn``) the derivative of the input gradient is taken in another order on CPU, see
-``jaxrobust.curvature.value_and_input_gradient``: an eighth more FLOPs, several times less time.
+compares with an attack that does: 6F / 12F = 1/2, and overheads. For networks with convolutions the
+derivative of the input gradient is taken in another order on CPU, see ``jaxrobust.curvature.value_and_input_gradient``: an
+eighth more FLOPs, often several times less time.
 
     python benchmarks/input_derivatives.py [--networks mlp small_mlp cnn strided_cnn] [--seconds 30] [--quick]
     python benchmarks/input_derivatives.py --networks swin_b --batch 32 --precision bfloat16     # on a GPU

@@ -98,7 +98,9 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def convolves_slowly(jaxpr: Any, backend: str | None = None) -> bool:
-    """Whether a jaxpr has convolutions that are slow inside loops and with batched kernels: any, on CPU.
+    """Whether a jaxpr has convolutions that are slow inside loops, with batched kernels and in double backpropagation.
+
+    Any, on CPU.
 
     Args:
         jaxpr: see ``jax.make_jaxpr``.
@@ -107,26 +109,6 @@ def convolves_slowly(jaxpr: Any, backend: str | None = None) -> bool:
     if (backend or jax.default_backend()) != "cpu":
         return False
     return any(equation.primitive.name == "conv_general_dilated" for equation in equations(jaxpr))
-
-
-def double_backpropagation_is_slow(jaxpr: Any, backend: str | None = None) -> bool:
-    """Whether the derivative by the kernels of an input gradient is slow in a jaxpr: with strided convolutions, on CPU.
-
-    The input gradient of a convolution with stride 2 is a convolution of a dilated array, whose derivative by the kernel
-    takes XLA's CPU backend about ten times as long as the others (see ``benchmarks/input_derivatives.py``).
-
-    Args:
-        jaxpr: of the network's forward pass.
-        backend: where it will run, by default the default backend.
-    """
-    if (backend or jax.default_backend()) != "cpu":
-        return False
-    strides = (
-        equation.params["window_strides"]
-        for equation in equations(jaxpr)
-        if equation.primitive.name == "conv_general_dilated"
-    )
-    return any(max(sides) > 1 for sides in strides)
 
 
 def choose_mode(steps: int, traced: bool, slow_in_loops: bool) -> Mode:

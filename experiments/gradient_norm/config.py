@@ -41,7 +41,7 @@ class Config:
     """Pretrained ImageNet weights, e.g. --weights swin_b=swin.safetensors resnet50=resnet.pth, with PyTorch's names (timm) or this library's."""
     recipe: Literal["code", "text"] = "code"
     """Where printed text and public code differ: gradients of gradient-norm and edge runs on ImageNet clipped to norm 1, or not."""
-    attacked: Annotated[int | None, option("N", "small 50, paper 5000")] = None
+    attacked: Annotated[int | None, option("N", "small 40 or 50, paper 5000")] = None
     """How many test images AutoAttack gets, from the first."""
     accumulate: Annotated[int, option("N")] = 1
     """Parts that a batch is split into to save memory, for paper."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from .rows import Labels, Part, Row, Setting, Target
 
-FIVE_SEEDS = (0, 1, 2, 3, 4)
+FOUR_SEEDS = (0, 1, 2, 3)
 NAMES = {"gelu": "GELU", "silu": "SiLU", "relu": "ReLU"}
 TARGETS: dict[Target, str] = {
     "edges": "edges",
@@ -36,7 +36,7 @@ def _adversarial(activation: str = "gelu") -> Row:
 
 def digits() -> Setting:
     """The bundled digits, 8x8 pixels: setting D of the small-scale reproduction."""
-    more: dict[str, Any] = {"seeds": FIVE_SEEDS}  # what the study's main claims rest on
+    more: dict[str, Any] = {"seeds": FOUR_SEEDS}  # what the study's main claims rest on
     natural, norm, attack = (replace(row, **more) for row in (_natural(), _gradient_norm(), _adversarial()))
     natural = replace(natural, judged=3)
     norm, attack = (replace(row, radii=(1.0, 2.0)) for row in (norm, attack))
@@ -59,7 +59,8 @@ def digits() -> Setting:
             ("geometry", (natural, norm, attack)),
             ("edges", (natural, norm, attack, *_alignment())),
         ),
-        attacked=50,
+        attacked=40,
+        attack_batch=40,
         edge_options=(("preset", "thesis"), ("sigma", 0.7), ("radius", 2), ("root", True), ("post_blur", False)),
     )
 
@@ -88,7 +89,6 @@ def _labels() -> tuple[Row, ...]:
     rows = []
     kinds: tuple[Labels, ...]
     for row, kinds in (
-        (_natural(), ("hard", "mixed")),
         (_gradient_norm(), ("hard", "smoothed", "mixed")),
         (_adversarial(), ("hard", "mixed")),
     ):
@@ -110,7 +110,7 @@ def _warmup() -> tuple[Row, ...]:
     runs: tuple[tuple[Literal["adamw", "sgd"], str, float], ...]
     runs = (("adamw", "gelu", 2e-2), ("adamw", "relu", 2e-2), ("sgd", "gelu", 0.1))
     for optimizer, activation, rate in runs:
-        for epochs in (5, 0):
+        for epochs in (5, 0) if optimizer == "adamw" else (0,):
             how = "with warm-up" if epochs else "no warm-up"
             rows.append(
                 replace(
@@ -138,7 +138,7 @@ def _alignment() -> tuple[Row, ...]:
         learning_rate=2e-3,
         epochs=40,
         edge_weight=(1.0, 0.2, 12.0),
-        seeds=FIVE_SEEDS,
+        seeds=FOUR_SEEDS,
     )
     aligned = (
         replace(
@@ -147,7 +147,7 @@ def _alignment() -> tuple[Row, ...]:
             label=f"aligned with {text}",
             method="edges",
             target=target,
-            seeds=FIVE_SEEDS if target == "edges" else FIVE_SEEDS[:3],
+            seeds=FOUR_SEEDS if target == "edges" else FOUR_SEEDS[:3],
         )
         for target, text in TARGETS.items()
     )

@@ -44,7 +44,7 @@ def training(results: Results) -> list[Claim]:
             text = f"gradient norm, {pgd}: {second.labels} labels above {first.labels} labels"
             a, b = (results.accuracy(row, "pgd") for row in (second, first))
             claims.append(above(text, a, b, counted=False))
-    for start in ("warmup_adamw_gelu", "warmup_adamw_relu", "warmup_sgd_gelu"):
+    for start in ("warmup_adamw_gelu", "warmup_adamw_relu"):
         warmed, cold = (by_name.get(f"{start}_{epochs}") for epochs in (5, 0))
         if warmed and cold:
             text = f"{warmed.label.removesuffix(', with warm-up')}: {pgd}, warm-up helps"

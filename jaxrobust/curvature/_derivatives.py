@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust._types import LogitsFn, Loss
-from jaxrobust.iteration import double_backpropagation_is_slow
+from jaxrobust.iteration import convolves_slowly
 
 
 def input_gradient(loss: Loss, logits_fn: LogitsFn, images: jax.Array, labels: jax.Array) -> jax.Array:
@@ -67,9 +67,9 @@ def value_and_input_gradient(loss: Loss, logits_fn: LogitsFn, images: jax.Array,
     Arguments and errors are those of :func:`input_gradient`.
 
     All three may be differentiated by parameters that ``logits_fn`` binds, which is double backpropagation for the
-    gradient. On CPU, for networks with strided convolutions, the derivative is taken in another order, along a direction
-    first (forward) and then by the parameters (reverse): the same numbers up to rounding, with an eighth more arithmetic,
-    where XLA would be several times slower. There these functions have no forward derivative of their own
+    gradient. On CPU, for networks with convolutions, the derivative is taken in another order, along a direction first
+    (forward) and then by the parameters (reverse): the same numbers up to rounding, with an eighth more arithmetic, while
+    XLA would be up to seven times slower where strides or even kernels are involved. There these functions have no forward derivative of their own
     (``jax.jvp``), while that of their gradient exists.
     """
     _check_images(images)
@@ -78,7 +78,7 @@ def value_and_input_gradient(loss: Loss, logits_fn: LogitsFn, images: jax.Array,
         logits = logits_fn(images)
         return _checked(loss(logits, labels), images), logits
 
-    if jax.default_backend() == "cpu" and double_backpropagation_is_slow(jax.make_jaxpr(forward)(images)):
+    if jax.default_backend() == "cpu" and convolves_slowly(jax.make_jaxpr(forward)(images)):
         return _differentiated_forward_first(forward, images)
     return _reverse(forward, images)
 
