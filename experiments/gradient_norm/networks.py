@@ -102,11 +102,7 @@ class Networks:
 
 @functools.cache
 def _dataset(name: str, subset: int | None, data_dir: Path | None) -> data.Dataset:
-    dataset = load_dataset(name, data_dir)
-    if subset is None:
-        return dataset
-    part = data.holdout(dataset, subset)
-    return replace(dataset, train_images=part.test_images, train_labels=part.test_labels)
+    return load_dataset(name, data_dir, subset=subset)
 
 
 @functools.lru_cache(maxsize=2)

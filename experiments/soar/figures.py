@@ -17,7 +17,8 @@ ATTACKS = {
     "autoattack": ("AutoAttack", "#000000"),
 }
 INITIALISATION = (
-    "Accuracy under four attacks by the point that SOAR expands the loss about, mean over seeds and smallest to largest. Where "
+    "Accuracy under four attacks, on the same images, by the point that SOAR expands the loss about, mean over seeds and smallest to "
+    "largest. Where "
     "the first bar is far above the others the gradients are masked: PGD follows them and finds nothing, and what was made "
     "against another network, or with another loss, does."
 )
@@ -34,12 +35,13 @@ def initialisation(outcomes: Outcomes, path: Path) -> bool:
     rows = [outcomes[name] for name in names if name in outcomes]
     if not any("zero" in one.row.name or "rand" in one.row.name for one in rows):
         return False
+    images = min(one.correct[column].shape[1] for one in rows for column in ATTACKS if column in one)
     figure, axes = subplots(1, 1, size=(9.0, 3.8))
     axis = axes[0][0]
     places = np.arange(len(rows))
     for number, (column, (text, color)) in enumerate(ATTACKS.items()):
         having = [index for index, one in enumerate(rows) if column in one]
-        values = np.asarray([rows[index].column(column) for index in having])
+        values = np.asarray([rows[index].column(column, images) for index in having])
         means = values.mean(1)
         spread = np.stack([means - values.min(1), values.max(1) - means])
         where = places[having] + 0.2 * (number - 1.5)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrobust import models, training
@@ -35,6 +35,7 @@ def test_before_the_warmup_ends_the_average_is_the_parameters_exactly(key):
         assert bool((state.params["w"] == params["w"]).all()) == (step < 4)
 
 
+@settings(deadline=None)  # the first example compiles
 @given(st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=12), st.integers(1, 6), st.integers(1, 3))
 def test_swa_is_the_mean_of_every_nth(values, start, every):
     averaging = training.swa(start, every=every)
