@@ -123,7 +123,9 @@ class TestCommand:
         options = {"preset": "paper", "datasets": ("cifar10",), "rows": ("3.1",)}
         (setting,) = config.settings(Config(generated=(str(path),), **options))
         images, labels = np.zeros((2, 32, 32, 3), np.uint8), np.arange(2)
-        monkeypatch.setattr(focus, "load", lambda name, **_: data.Dataset(name, images, labels, images, labels, 10))
+        monkeypatch.setattr(
+            networks, "load_dataset", lambda name, *_, **__: data.Dataset(name, images, labels, images, labels, 10)
+        )
         with Run(tmp_path / "run", {}) as run:
             study = networks.Networks(run, generated=lambda _: path)
             with pytest.raises(CommandError, match="are float32"):
