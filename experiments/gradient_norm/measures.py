@@ -17,8 +17,6 @@ from .rows import Row, Setting
 
 PICTURES = 8
 """Test images whose gradients and perturbations are kept for figures."""
-FURTHER = 3
-"""Networks of a row that AutoAttack attacks at its further radii."""
 Cell = dict[str, Any]
 Measure = Callable[[Networks, Setting, Row], Cell]
 
@@ -57,8 +55,7 @@ def auto_attack(networks: Networks, setting: Setting, row: Row) -> Cell:
         radii: dict[str, Cell] = {}
         for factor in row.radii:
             values: Cell = {"clean": [], "robust": [], "after": [], "warnings": []}
-            seeds = row.judged_seeds if factor == row.radii[0] else row.judged_seeds[:FURTHER]
-            for network, seed in zip(networks.members(setting, row), seeds, strict=False):
+            for network, seed in zip(networks.members(setting, row), row.judged_seeds, strict=False):
                 progress = networks.run.checkpoints(f"{name}/{factor:g}/{seed}")
                 evaluate = attacks.auto_attack(
                     Linf(setting.eps * factor),

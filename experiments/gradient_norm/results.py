@@ -40,7 +40,7 @@ class Results:
     def robust(self, row: Row, radius: float = 1.0) -> Values:
         """Accuracy under AutoAttack of the judged networks, at a radius in units of the setting's."""
         found = self.cell(measures.auto_attack, row)["radii"][f"{radius:g}"]["robust"]
-        return dict(zip(row.judged_seeds, found, strict=False))
+        return dict(zip(row.judged_seeds, found, strict=True))
 
     def images(self, measure: Measure, row: Row, name: str) -> dict[int, np.ndarray]:
         """An array with one entry per image, by seed."""

@@ -42,7 +42,7 @@ class Row:
         edge_weight: weight of the alignment at first, what each epoch adds, and the largest.
         seeds: one network each.
         judged: how many of the seeds AutoAttack gets, from the first; all by default.
-        radii: where AutoAttack attacks, in units of the setting's radius; at further ones than the first it gets three networks.
+        radii: where AutoAttack attacks, in units of the setting's radius.
     """
 
     name: str
