@@ -155,11 +155,11 @@ def _alignment() -> tuple[Row, ...]:
 
 
 def mnist() -> Setting:
-    """A subset of MNIST: the main comparison again. Without warm-up gradient norm finds the constant classifier."""
+    """A subset of MNIST: the main comparison again. Without a long warm-up gradient norm finds the constant classifier."""
     changes: dict[str, Any] = {
         "options": (("strides", (2, 2)),),
         "schedule": "cosine",
-        "warmup_epochs": 3,
+        "warmup_epochs": 8,
         "learning_rate": 2e-3,
         "epochs": 10,
     }
@@ -171,11 +171,11 @@ def mnist() -> Setting:
 
 
 def cifar10() -> Setting:
-    """A subset of CIFAR-10: sizes of gradients by colour channel. Without warm-up gradient norm finds the constant classifier."""
+    """A subset of CIFAR-10: sizes of gradients by colour channel. Without a long warm-up gradient norm finds the constant classifier."""
     changes: dict[str, Any] = {
         "options": (("strides", (2, 2)),),
         "schedule": "cosine",
-        "warmup_epochs": 5,
+        "warmup_epochs": 20,
         "learning_rate": 2e-3,
         "epochs": 30,
     }

@@ -57,9 +57,12 @@ def data(results: Results) -> str:
     if setting.imagenet:
         return f"{images}. Recipe and hyper-parameters as published; AutoAttack on the first {setting.attacked} test images."
     row = next(row for row in setting.all_rows() if row.model == "cnn")
+    rate = f"at a constant {row.learning_rate:g}"
+    if row.schedule == "cosine":
+        rate = f"with a cosine from {row.learning_rate:g} after {row.warmup_epochs} epochs of warm-up, in which penalty and attack grow as well"
     return (
         f"{images}. CNN with 3x3 convolutions of 16 and 32 channels and a dense layer of 64 units, normalisation inside. Unless a table says otherwise "
-        f"{row.epochs} epochs of AdamW at a constant {row.learning_rate:g}, weight decay {WEIGHT_DECAY}, batches of {row.batch_size}, mixup {MIXUP} and label smoothing "
+        f"{row.epochs} epochs of AdamW {rate}, weight decay {WEIGHT_DECAY}, batches of {row.batch_size}, mixup {MIXUP} and label smoothing "
         f"{SMOOTHING}; ε = {pixels(setting.eps)}, weights {row.loss_weight} and {row.penalty_weight}; PGD-3 training from a random start with steps of 2ε/3. AutoAttack on "
         f"the first {setting.attacked} test images, PGD-{setting.pgd_steps} and gradient statistics on "
         f"{'all' if setting.evaluated is None else f'the first {setting.evaluated}'}."
