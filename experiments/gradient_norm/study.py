@@ -11,7 +11,7 @@ from threading import Event
 import jax
 
 from experiments.study import Run, Section, report
-from jaxrobust.reporting import print_table
+from jaxrobust.reporting import CommandError, print_table
 
 from . import measures, section, statistics, text
 from .config import Config, identity, parts, settings, weights
@@ -42,13 +42,14 @@ _MEASURES: dict[Part, Callable[[Row], tuple[Measure, ...]]] = {
 def run(config: Config) -> None:
     """Train and measure all networks of the chosen parts and write ``report.md`` with every part that is finished."""
     chosen, wanted = settings(config), parts(config, settings(config))
+    workers = _workers(config)
     with Run(config.folder, identity(config, chosen)) as study:
         networks = Networks(study, config.data_dir, weights(config))
         work = [(setting, row, measured) for setting in chosen for row, measured in plan(setting, wanted)]
         for setting in chosen:
             networks.prepare(setting, tuple(row for other, row, _ in work if other == setting))
         study.progress.expect(sum(bool(row.epochs) + len(measured) for _, row, measured in work))
-        compute(networks, work, config.workers or _workers(config))
+        compute(networks, work, workers)
         sections = []
         for setting in chosen:
             for part in setting.parts:
@@ -111,7 +112,15 @@ def compute(networks: Networks, work: list[tuple[Setting, Row, tuple[Measure, ..
 
 
 def _workers(config: Config) -> int:
-    """As many as processors, up to 4, on CPU; accelerators and ``engine="fit"``, which handles signals, get one."""
-    if config.preset == "paper" or jax.default_backend() != "cpu":
+    """What was asked for, or as many as processors, up to 4; one for accelerators and ``engine="fit"``, which handles signals.
+
+    Programs for several devices, started by several threads, would wait for each other for ever.
+    """
+    devices = jax.local_device_count()
+    if config.workers is not None:
+        if config.workers > 1 and devices > 1:
+            raise CommandError(f"--workers must be 1 where there are several devices, here {devices}")
+        return config.workers
+    if config.preset == "paper" or jax.default_backend() != "cpu" or devices > 1:
         return 1
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
