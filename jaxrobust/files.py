@@ -13,7 +13,8 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path``, which takes its place if the block ends well and is removed otherwise.
 
-    Its name is used once: several processes may make the same file, and the last one's stays.
+    Its name is used once: several processes may make the same file, and the last one's stays. It begins with a dot and
+    keeps the suffix; a process killed while it writes leaves it behind.
     """
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     try:

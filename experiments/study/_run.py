@@ -19,6 +19,10 @@ from ._progress import Progress
 from ._report import Section
 
 
+#: The finished cells; a killed run may leave temporary files beside them, whose names begin with a dot.
+_FINISHED = "[!.]*.json"
+
+
 def _dump(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True) + "\n"
 
@@ -46,7 +50,7 @@ class Run:
     def __init__(self, folder: str | Path, configuration: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         self._cells, self._checkpoints = self.folder / "cells", self.folder / "checkpoints"
-        self._claim = ResultFolder(self.folder, configuration, results=("cells/*.json", "checkpoints"))
+        self._claim = ResultFolder(self.folder, configuration, results=(f"cells/{_FINISHED}", "checkpoints"))
         self._cells.mkdir(exist_ok=True)
         self.progress = Progress()
 
@@ -126,5 +130,5 @@ class Run:
 
     def write_metrics(self) -> None:
         """Collect all finished cells in ``metrics.jsonl``, in the order of their names."""
-        records = [record for path in sorted(self._cells.glob("*.json")) if (record := read_json(path)) is not None]
+        records = [record for path in sorted(self._cells.glob(_FINISHED)) if (record := read_json(path)) is not None]
         self.write_text("metrics.jsonl", "".join(json.dumps(record, sort_keys=True) + "\n" for record in records))

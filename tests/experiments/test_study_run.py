@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.study import Claim, Run, Section, report
+from jaxrobust.files import replacing
 from jaxrobust.reporting import CommandError, Table
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +116,15 @@ def test_sections_survive_the_disk(tmp_path):
     assert "| claim | 1 | 2 | +1 | holds |" in text
     assert "not shown (control)" in text
     assert "![caption](figures/x.png)" in text
+
+
+def test_the_temporary_file_of_a_killed_run_is_no_cell(tmp_path):
+    with Run(tmp_path, {}) as run:
+        run.cell("a", lambda: {"x": 1})
+        with replacing(tmp_path / "cells" / "b.json") as temporary:  # as at the moment of a kill
+            temporary.write_text('{"cell": "b", "x": 2}')
+            run.write_metrics()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"cell": "a", "x": 1}\n'
 
 
 STUDY = """
