@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments.study import Claim, holds, paired_difference, verdict, verdict_alike
+from experiments.study import Claim, above, holds, paired_difference, verdict, verdict_alike
 
 from . import published
 from .focus import Sets
@@ -141,14 +141,8 @@ def _least_and_most(setting: Setting, most: Outcome, least: Outcome) -> Claim:
 def _comparison(setting: Setting, comparison: Comparison, a: Outcome, b: Outcome) -> Claim:
     found = difference(a, b, robust if comparison.value == "robust" else pgd)
     theirs = gap(setting, comparison)
-    return Claim(
-        f"{comparison.text}: {_NAMES[comparison.value]}, {comparison.a} above {comparison.b}",
-        "not studied" if theirs is None else f"{theirs[0]:+.2f} ({theirs[1]})",
-        str(found),
-        "" if theirs is None else f"{found.mean - theirs[0]:+.2f}",
-        verdict(found),
-        comparison.counted,
-    )
+    text = f"{comparison.text}: {_NAMES[comparison.value]}, {comparison.a} above {comparison.b}"
+    return above(text, found, theirs, counted=comparison.counted)
 
 
 def _alike(setting: Setting, emulated: Outcome, control: Outcome) -> Claim:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.study import palette
 from jaxrobust import schedules
 from jaxrobust.reporting import save_figure, subplots
 
@@ -26,11 +27,14 @@ LEARNING_RATES = (
     "accuracy under PGD-40 on the least robust training images; mean over the seeds that all versions have. PGD-40 starts from "
     "the same random points for all versions, hence bumps in common."
 )
-# Okabe and Ito's palette: distinguishable with colour-blindness and in print.
-_BLACK, _ORANGE, _SKY, _GREEN, _YELLOW, _BLUE, _RED, _PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
-_VERSIONS = {"original": _BLACK, "a": _SKY, "b": _BLUE, "c": _RED, "d": _ORANGE, "e": _GREEN}
+_VERSIONS = {
+    "original": palette.BLACK,
+    "a": palette.SKY,
+    "b": palette.BLUE,
+    "c": palette.RED,
+    "d": palette.ORANGE,
+    "e": palette.GREEN,
+}
 
 
 def curves(setting: Setting, outcomes: Outcomes, path: Path) -> bool:
@@ -42,9 +46,9 @@ def curves(setting: Setting, outcomes: Outcomes, path: Path) -> bool:
     figure, axes = subplots(1, 2, sharey=True)
     for axis, (name, title) in zip(axes[0], panels.items(), strict=True):
         lines: tuple[tuple[str, str, str], ...] = (
-            (f"-v ({name})*", _RED, "trained on, with PGD-40 examples (*)"),
-            (f"-v ({name})", _BLUE, "trained on"),
-            (f"-{name} ({name})", _SKY, "held out"),
+            (f"-v ({name})*", palette.RED, "trained on, with PGD-40 examples (*)"),
+            (f"-v ({name})", palette.BLUE, "trained on"),
+            (f"-{name} ({name})", palette.SKY, "held out"),
         )
         for row, color, label in lines:
             if row in outcomes:

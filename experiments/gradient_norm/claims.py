@@ -4,41 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.study import Claim, holds, verdict, verdict_alike
+from experiments.study import NOT_STUDIED, Claim, above, alike, holds
 
 from . import measures, published
 from .presets import NAMES
 from .results import Results, Values, difference, norms_by_outcome
 from .rows import Part, Row
 
-NOT_STUDIED, IN_WORDS = "not studied", "in words"
-
-
-def above(
-    text: str,
-    a: Values,
-    b: Values,
-    theirs: float | None = None,
-    where: str = "",
-    *,
-    at_least: float = 0.0,
-    counted: bool = True,
-) -> Claim:
-    """The claim that ``a - b`` exceeds ``at_least``."""
-    found = difference(a, b)
-    printed = NOT_STUDIED if theirs is None else f"{theirs:+.2f}" + (f" ({where})" if where else "")
-    apart = "" if theirs is None else f"{found.mean - theirs:+.2f}"
-    return Claim(text, printed, str(found), apart, verdict(found, at_least), counted)
-
-
-def alike(
-    text: str, a: Values, b: Values, within: float, theirs: float | None, where: str, *, counted: bool = True
-) -> Claim:
-    """The claim that ``a`` and ``b`` differ by less than ``within``."""
-    found = difference(a, b)
-    printed = NOT_STUDIED if theirs is None else f"{theirs:+.2f} ({where})"
-    apart = "" if theirs is None else f"{found.mean - theirs:+.2f}"
-    return Claim(text, printed, found.interval, apart, verdict_alike(found, within), counted)
+IN_WORDS = "in words"
 
 
 def robustness(results: Results) -> list[Claim]:
@@ -60,10 +33,8 @@ def _against_natural(results: Results, natural: Row, norm: Row, attack: Row | No
     claims = [
         above(
             "AutoAttack, gradient norm at least 30 points above natural training",
-            results.robust(norm),
-            results.robust(natural),
-            gap,
-            "table 4.2",
+            difference(results.robust(norm), results.robust(natural)),
+            (gap, "table 4.2"),
             at_least=30,
         )
     ]
@@ -75,10 +46,8 @@ def _against_natural(results: Results, natural: Row, norm: Row, attack: Row | No
                 claims.append(
                     above(
                         f"mean ‖∇L‖₁, {row.label} {text} (difference of log10)",
-                        before,
-                        after,
-                        float(np.log10(swin[0].mean / swin[1].mean)),
-                        "table 4.1 corrected, Swin-B, adversarial",
+                        difference(before, after),
+                        (float(np.log10(swin[0].mean / swin[1].mean)), "table 4.1 corrected, Swin-B, adversarial"),
                         at_least=least,
                         counted=least > 0,
                     )
@@ -96,7 +65,7 @@ def _against_adversarial(results: Results, norm: Row, attack: Row) -> list[Claim
     a, b = theirs["gradient_norm"], theirs["adversarial"]
     share = {seed: 0.9 * value for seed, value in ours["attack"].items()}
     ratio = np.mean(list(ours["norm"].values())) / max(float(np.mean(list(ours["attack"].values()))), 1e-9)
-    most = above("AutoAttack, gradient norm at least 90 % of PGD-3 training", ours["norm"], share)
+    most = above("AutoAttack, gradient norm at least 90 % of PGD-3 training", difference(ours["norm"], share))
     most.published = f"{100 * a.auto_attack[2] / b.auto_attack[2]:.1f} % (table 4.2)"
     found = difference(ours["norm"], share)
     most.ours = f"{100 * ratio:.1f} %; points above 90 %: {found}"
@@ -104,18 +73,14 @@ def _against_adversarial(results: Results, norm: Row, attack: Row) -> list[Claim
         most,
         above(
             "AutoAttack, PGD-3 training above gradient norm",
-            ours["attack"],
-            ours["norm"],
-            b.auto_attack[2] - a.auto_attack[2],
-            "table 4.2",
+            difference(ours["attack"], ours["norm"]),
+            (b.auto_attack[2] - a.auto_attack[2], "table 4.2"),
         ),
         alike(
             "clean accuracy of gradient norm within 1.5 points of PGD-3 training",
-            results.accuracy(norm, "clean"),
-            results.accuracy(attack, "clean"),
+            difference(results.accuracy(norm, "clean"), results.accuracy(attack, "clean")),
             1.5,
-            a.clean - b.clean,
-            "table 4.2",
+            (a.clean - b.clean, "table 4.2"),
         ),
     ]
     if 2.0 in norm.radii and 2.0 in attack.radii:
@@ -123,20 +88,19 @@ def _against_adversarial(results: Results, norm: Row, attack: Row) -> list[Claim
         claims.append(
             above(
                 "AutoAttack at twice the radius, PGD-3 training above gradient norm",
-                results.robust(attack, 2.0),
-                results.robust(norm, 2.0),
-                published.FIGURE_4_1["adversarial"][at] - published.FIGURE_4_1["gradient_norm"][at],
-                "figure 4.1, PGD-100",
+                difference(results.robust(attack, 2.0), results.robust(norm, 2.0)),
+                (
+                    published.FIGURE_4_1["adversarial"][at] - published.FIGURE_4_1["gradient_norm"][at],
+                    "figure 4.1, PGD-100",
+                ),
             )
         )
     sweep = published.SECONDARY_SWEEP[0.8, 1.2]
     claims.append(
         above(
             "PGD-10 overstates: its accuracy is further above AutoAttack's for gradient norm than for PGD-3 training",
-            overstated(results, norm),
-            overstated(results, attack),
-            sweep.pgd10 - sweep.auto_attack - (published.ADVERSARIAL_PGD10 - b.auto_attack[2]),
-            "released code",
+            difference(overstated(results, norm), overstated(results, attack)),
+            (sweep.pgd10 - sweep.auto_attack - (published.ADVERSARIAL_PGD10 - b.auto_attack[2]), "released code"),
         )
     )
     return claims
@@ -165,7 +129,12 @@ def _activations(results: Results) -> list[Claim]:
                 gap = theirs["gradient_norm", smooth][1] - theirs["gradient_norm", "relu"][1]
                 text = f"{name}, gradient norm: {NAMES[smooth]} above ReLU"
                 claims.append(
-                    above(text, values(norms[smooth]), values(norms["relu"]), gap, "table 4.4", counted=counted)
+                    above(
+                        text,
+                        difference(values(norms[smooth]), values(norms["relu"])),
+                        (gap, "table 4.4"),
+                        counted=counted,
+                    )
                 )
         if {"gelu", "relu"} <= attacked.keys():
             for method, rows in (("gradient_norm", norms), ("adversarial", attacked)):
@@ -176,11 +145,15 @@ def _activations(results: Results) -> list[Claim]:
                 for method, sign in (("gradient_norm", 1), ("adversarial", -1))
             )
             text = f"{name}, the gain from ReLU to GELU is larger for gradient norm than for PGD-3 training"
-            claims.append(above(text, gaps["gradient_norm"], gaps["adversarial"], gap, "table 4.4", counted=counted))
+            claims.append(
+                above(text, difference(gaps["gradient_norm"], gaps["adversarial"]), (gap, "table 4.4"), counted=counted)
+            )
     for smooth in ("gelu", "silu"):
         if smooth in norms:
             text = f"smooth networks minimise the penalty better: test ‖∇L‖₁ of ReLU above {NAMES[smooth]}"
-            claims.append(above(text, results.accuracy(norms["relu"], "l1"), results.accuracy(norms[smooth], "l1")))
+            claims.append(
+                above(text, difference(results.accuracy(norms["relu"], "l1"), results.accuracy(norms[smooth], "l1")))
+            )
             claims[-1].published = IN_WORDS
     return claims
 
@@ -196,7 +169,7 @@ def _where_attacks_succeed(results: Results, row: Row) -> Claim:
     theirs = published.TABLE_4_1_CORRECTED[2 if row.method == "natural" else 3]
     text = f"{row.label}: ‖∇L‖₁ larger where PGD-10 succeeds than where it fails (difference of log10)"
     gap = float(np.log10(theirs.attack_succeeds / theirs.attack_fails))
-    return above(text, succeeds, fails, gap, f"Swin-B, {theirs.training}, corrected")
+    return above(text, difference(succeeds, fails), (gap, f"Swin-B, {theirs.training}, corrected"))
 
 
 def masking(results: Results, part: Part) -> list[Claim]:

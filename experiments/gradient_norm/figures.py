@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from experiments.study import palette, pixels
 from jaxrobust.reporting import save_figure, subplots
 
 from . import measures, statistics
 from .results import Results
 from .rows import Row
-from .tables import pixels
 
-# Okabe and Ito's palette: distinguishable with colour-blindness and in print.
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
-STYLES = {"natural": (BLACK, "s"), "gradient_norm": (BLUE, "o"), "adversarial": (RED, "^"), "edges": (GREEN, "D")}
+STYLES = {
+    "natural": (palette.BLACK, "s"),
+    "gradient_norm": (palette.BLUE, "o"),
+    "adversarial": (palette.RED, "^"),
+    "edges": (palette.GREEN, "D"),
+}
 NAMES = {"natural": "natural", "gradient_norm": "gradient norm", "adversarial": "PGD-3 training"}
 
 PICTURES = (
@@ -110,7 +111,7 @@ def epochs(results: Results, path: Path) -> bool:
     figure, axes = subplots(1, 2)
     for name, row in rows.items():
         history = results.networks.trained(results.setting, row)["history"]
-        color = {"relu": RED, "gelu": BLUE, "silu": GREEN}[name]
+        color = {"relu": palette.RED, "gelu": palette.BLUE, "silu": palette.GREEN}[name]
         for axis, metric, factor in zip(axes[0], ("accuracy", "penalty"), (100, 1), strict=True):
             values = factor * np.asarray(history[metric])
             band(axis, np.arange(1, values.shape[1] + 1), values, color, row.label.rpartition(", ")[2])
@@ -138,7 +139,9 @@ def controls(results: Results, path: Path) -> bool:
     ):
         for place, row in enumerate(rows):
             found = list(values(row).values())
-            color = GREEN if row.target == "edges" else RED if row.target == "magnitude" else SKY
+            color = (
+                palette.GREEN if row.target == "edges" else palette.RED if row.target == "magnitude" else palette.SKY
+            )
             axis.barh(place, np.mean(found), color=color, alpha=0.5)
             axis.plot(found, [place] * len(found), "o", color=color, markersize=5, markeredgecolor="0.2")
         if nothing is not None:

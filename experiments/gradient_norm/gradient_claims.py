@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.study import Claim
+from experiments.study import Claim, above, alike
 
 from . import published, statistics
-from .claims import above, alike
 from .presets import TARGETS
-from .results import Results, Values, log10, profiles
+from .results import Results, Values, difference, log10, profiles
 from .rows import Row, find
 
 _SIZES = {
@@ -27,10 +26,14 @@ def geometry(results: Results) -> list[Claim]:
     claims = [
         above(
             f"{text} smaller: {row.label} below natural training (mean log10)",
-            results.mean(statistics.geometry, natural, name, log10),
-            results.mean(statistics.geometry, row, name, log10),
-            _published_log(name, "natural") - _published_log(name, row.method),
-            _TABLES.get(name, "table A.1, log10 of means"),
+            difference(
+                results.mean(statistics.geometry, natural, name, log10),
+                results.mean(statistics.geometry, row, name, log10),
+            ),
+            (
+                _published_log(name, "natural") - _published_log(name, row.method),
+                _TABLES.get(name, "table A.1, log10 of means"),
+            ),
         )
         for name, text in _SIZES.items()
         for row in (norm, attack)
@@ -53,18 +56,20 @@ def _robust_two(results: Results, norm: Row, attack: Row) -> list[Claim]:
     claims = [
         alike(
             "curvature of the two robust networks alike: mean log10 within 0.1",
-            results.mean(statistics.geometry, norm, "curvature", log10),
-            results.mean(statistics.geometry, attack, "curvature", log10),
+            difference(
+                results.mean(statistics.geometry, norm, "curvature", log10),
+                results.mean(statistics.geometry, attack, "curvature", log10),
+            ),
             0.1,
-            _published_log("curvature", "gradient_norm") - _published_log("curvature", "adversarial"),
-            "table A.1",
+            (_published_log("curvature", "gradient_norm") - _published_log("curvature", "adversarial"), "table A.1"),
         ),
         above(
             "local linearity error of gradient norm above PGD-3 training (mean log10)",
-            results.mean(statistics.geometry, norm, "linearity", log10),
-            results.mean(statistics.geometry, attack, "linearity", log10),
-            _published_log("linearity", "gradient_norm") - _published_log("linearity", "adversarial"),
-            "table A.2",
+            difference(
+                results.mean(statistics.geometry, norm, "linearity", log10),
+                results.mean(statistics.geometry, attack, "linearity", log10),
+            ),
+            (_published_log("linearity", "gradient_norm") - _published_log("linearity", "adversarial"), "table A.2"),
         ),
     ]
     for name, text, first, second in (
@@ -73,14 +78,14 @@ def _robust_two(results: Results, norm: Row, attack: Row) -> list[Claim]:
     ):
         gap = getattr(theirs[first.method], name)[1] - getattr(theirs[second.method], name)[1]
         a, b = (_deviation(results, row, name) for row in (first, second))
-        claims.append(above(text, a, b, gap, "table A.1"))
+        claims.append(above(text, difference(a, b), (gap, "table A.1")))
     losses = {row: profiles(results, row, "loss") for row in (norm, attack)}
     for index, text, first, second in (
         (0, "loss at the image: PGD-3 training above gradient norm", attack, norm),
         (-1, "loss at twice the attack: gradient norm above PGD-3 training", norm, attack),
     ):
         a, b = ({seed: float(values[index]) for seed, values in losses[row].items()} for row in (first, second))
-        claims.append(above(text, a, b))
+        claims.append(above(text, difference(a, b)))
         claims[-1].published = "figure A.3"
     return claims
 
@@ -102,10 +107,10 @@ def edges(results: Results) -> list[Claim]:
                 after = results.mean(statistics.edge_agreement, row, name)
                 gap = getattr(published.TABLE_5_1[row.method], name) - getattr(published.TABLE_5_1["natural"], name)
                 what = f"correlation of {text} with edges: {row.label} at least 0.1 above natural training"
-                claims.append(above(what, after, before[name], gap, "table 5.1", at_least=0.1))
+                claims.append(above(what, difference(after, before[name]), (gap, "table 5.1"), at_least=0.1))
         zero = dict.fromkeys(before["saliency"], 0.0)
         what = "correlation of saliency with edges negative for natural training (0 minus it above 0)"
-        claims.append(above(what, zero, before["saliency"], 0.45, "table 5.1"))
+        claims.append(above(what, difference(zero, before["saliency"]), (0.45, "table 5.1")))
     aligned = find(rows, method="edges", target="edges")
     base = find(rows, name="align_nothing") or natural
     if aligned is not None and base is not None:
@@ -118,30 +123,24 @@ def _alignment(results: Results, aligned: Row, base: Row, attack: Row | None) ->
     claims = [
         above(
             "AutoAttack, aligned with edges above not aligned",
-            results.robust(aligned),
-            results.robust(base),
-            theirs["edges"].auto_attack - theirs["natural"].auto_attack,
-            "table 5.1",
+            difference(results.robust(aligned), results.robust(base)),
+            (theirs["edges"].auto_attack - theirs["natural"].auto_attack, "table 5.1"),
         )
     ]
     if attack is not None:
         claims.append(
             above(
                 "AutoAttack, PGD-3 training above aligned with edges",
-                results.robust(attack),
-                results.robust(aligned),
-                theirs["adversarial"].auto_attack - theirs["edges"].auto_attack,
-                "table 5.1",
+                difference(results.robust(attack), results.robust(aligned)),
+                (theirs["adversarial"].auto_attack - theirs["edges"].auto_attack, "table 5.1"),
             )
         )
     claims.append(
         alike(
             "clean accuracy of alignment with edges within 3 points of no alignment",
-            results.accuracy(aligned, "clean"),
-            results.accuracy(base, "clean"),
+            difference(results.accuracy(aligned, "clean"), results.accuracy(base, "clean")),
             3.0,
-            theirs["edges"].clean - theirs["natural"].clean,
-            "table 5.1",
+            (theirs["edges"].clean - theirs["natural"].clean, "table 5.1"),
             counted=False,
         )
     )
@@ -150,12 +149,12 @@ def _alignment(results: Results, aligned: Row, base: Row, attack: Row | None) ->
     ]
     for row in controls:
         text = f"edges are the cause: AutoAttack, aligned with edges above aligned with {TARGETS[row.target]}"
-        claims.append(above(text, results.robust(aligned), results.robust(row), counted=False))
+        claims.append(above(text, difference(results.robust(aligned), results.robust(row)), counted=False))
     magnitude = find(results.setting.of("edges"), target="magnitude")
     if magnitude is not None:
         text = "the sign matters: AutoAttack, aligned with edges above the same with |gradient|"
-        claims.append(above(text, results.robust(aligned), results.robust(magnitude), counted=False))
+        claims.append(above(text, difference(results.robust(aligned), results.robust(magnitude)), counted=False))
     text = "alignment by a common mode of the logits: its share, aligned with edges at least 0.3 above not aligned"
     a, b = (results.mean(statistics.edge_agreement, row, "common") for row in (aligned, base))
-    claims.append(above(text, a, b, at_least=0.3, counted=False))
+    claims.append(above(text, difference(a, b), at_least=0.3, counted=False))
     return claims

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.study import palette
 from jaxrobust.reporting import save_figure, subplots
 
 from . import statistics
-from .figures import BLUE, GREEN, NAMES, RED, STYLES, band
+from .figures import NAMES, STYLES, band
 from .results import Results, log10, profiles
 from .rows import Row
 
@@ -113,7 +114,9 @@ def channels(results: Results, path: Path) -> bool:
     middles = np.linspace(-14, 2, 97)[:-1] + 1 / 12
     for axis, row in zip(axes[0], rows, strict=True):
         histograms = results.cell(statistics.channels, row)["arrays"]["histogram"]
-        for number, (color, name) in enumerate(((RED, "red"), (GREEN, "green"), (BLUE, "blue")), 1):
+        for number, (color, name) in enumerate(
+            ((palette.RED, "red"), (palette.GREEN, "green"), (palette.BLUE, "blue")), 1
+        ):
             if number < len(histograms):
                 axis.plot(middles, histograms[number] / max(histograms[number].sum(), 1), color=color, label=name)
         axis.set_title(row.label)

@@ -10,8 +10,8 @@ from threading import Event
 
 import jax
 
-from experiments.study import Run, Section, report
-from jaxrobust.reporting import CommandError, print_table
+from experiments.study import Run, Section, print_sections, report
+from jaxrobust.reporting import CommandError
 
 from . import measures, section, statistics, text
 from .config import Config, identity, parts, settings, weights
@@ -64,13 +64,7 @@ def run(config: Config) -> None:
             "report.md", report("Gradient norms and robustness", text.introduction(config.preset), finished)
         )
         study.write_metrics()
-    for part_section in sections:
-        for table in part_section.tables:
-            print_table(table)
-        if part_section.claims:
-            print_table(part_section.claims_table())
-    print(f"report:  {study.folder / 'report.md'}")
-    print(f"figures: {study.folder / 'figures'}")
+    print_sections(sections, study.folder)
 
 
 def plan(setting: Setting, wanted: tuple[Part, ...]) -> list[tuple[Row, tuple[Measure, ...]]]:

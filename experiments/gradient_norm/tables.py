@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.study import estimate
+from experiments.study import estimate, pixels
 from jaxrobust.reporting import Table
 
 from . import measures, published
@@ -52,12 +52,6 @@ def methods(results: Results) -> Table:
         ),
         rows,
     )
-
-
-def pixels(radius: float) -> str:
-    """A radius, multiples of 1/255 as such."""
-    steps = radius * 255
-    return f"{round(steps)}/255" if 0 < radius < 0.09 and abs(steps - round(steps)) < 1e-6 else f"{radius:g}"
 
 
 def norms(results: Results) -> Table:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from experiments.study import pixels
+
 from . import measures, published, statistics
 from .recipes import MIXUP, SMOOTHING, WEIGHT_DECAY
 from .results import Results
 from .rows import Part
-from .tables import pixels
 
 
 def introduction(preset: str) -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from experiments.study import Claim
+from experiments.study import Claim, above
 
 from . import published
-from .claims import IN_WORDS, above, masking, pgd_name
-from .results import Results
+from .claims import IN_WORDS, masking, pgd_name
+from .results import Results, difference
 from .rows import find
 
 
@@ -26,15 +26,12 @@ def training(results: Results) -> list[Claim]:
             claims += [
                 above(
                     f"{text}: {pgd}, GELU above ReLU",
-                    results.accuracy(smooth, "pgd"),
-                    results.accuracy(sharp, "pgd"),
-                    gap,
-                    "table 4.4, AutoAttack",
+                    difference(results.accuracy(smooth, "pgd"), results.accuracy(sharp, "pgd")),
+                    (gap, "table 4.4, AutoAttack"),
                 ),
                 above(
                     f"{text}: test ‖∇L‖₁ of ReLU above GELU",
-                    results.accuracy(sharp, "l1"),
-                    results.accuracy(smooth, "l1"),
+                    difference(results.accuracy(sharp, "l1"), results.accuracy(smooth, "l1")),
                 ),
             ]
             claims[-1].published = IN_WORDS
@@ -43,16 +40,18 @@ def training(results: Results) -> list[Claim]:
         if first and second:
             text = f"gradient norm, {pgd}: {second.labels} labels above {first.labels} labels"
             a, b = (results.accuracy(row, "pgd") for row in (second, first))
-            claims.append(above(text, a, b, counted=False))
+            claims.append(above(text, difference(a, b), counted=False))
     for start in ("warmup_adamw_gelu", "warmup_adamw_relu"):
         warmed, cold = (by_name.get(f"{start}_{epochs}") for epochs in (5, 0))
         if warmed and cold:
             text = f"{warmed.label.removesuffix(', with warm-up')}: {pgd}, warm-up helps"
-            claims.append(above(text, results.accuracy(warmed, "pgd"), results.accuracy(cold, "pgd")))
+            claims.append(above(text, difference(results.accuracy(warmed, "pgd"), results.accuracy(cold, "pgd"))))
             claims[-1].published = "essential (in words)"
     adaptive, plain = (by_name.get(f"warmup_{name}_gelu_0") for name in ("adamw", "sgd"))
     if adaptive and plain:
         text = f"SGD crashes smooth networks without warm-up: {pgd}, AdamW at least 30 points above SGD"
-        claims.append(above(text, results.accuracy(adaptive, "pgd"), results.accuracy(plain, "pgd"), at_least=30))
+        claims.append(
+            above(text, difference(results.accuracy(adaptive, "pgd"), results.accuracy(plain, "pgd")), at_least=30)
+        )
         claims[-1].published = "crashes (in words)"
     return claims + masking(results, "training")

@@ -18,9 +18,10 @@ from experiments.study import (
     Claim,
     PairedDifference,
     Section,
+    above,
     estimate,
     paired_difference,
-    verdict,
+    pixels,
     verdict_alike,
 )
 from jaxrobust import L2, Linf, attacks, data, evaluation
@@ -34,21 +35,13 @@ KINDS = ("gaussian", "l2", "linf")
 TITLES = {"gaussian": "Gaussian noise", "l2": "l2 attack", "linf": "l-infinity attack"}
 
 
-def _number(value: float) -> str:
-    """A budget; multiples of 1/255 as such."""
-    pixels = value * 255
-    if value < 0.02 and abs(pixels - round(pixels)) < 1e-6 and round(pixels) >= 1:
-        return f"{round(pixels)}/255"
-    return f"{value:g}"
-
-
 def severities(setting: Setting) -> list[tuple[str, float]]:
     """Kind and size of every perturbation of a setting, in the order of the tables."""
     return [(kind, value) for kind in KINDS for value in getattr(setting, kind)]
 
 
 def _label(kind: str, value: float) -> str:
-    return {"gaussian": "Gauss σ² ", "l2": "l2 ", "linf": "l∞ "}[kind] + _number(value)
+    return {"gaussian": "Gauss σ² ", "l2": "l2 ", "linf": "l∞ "}[kind] + pixels(value)
 
 
 Perturbation = Callable[[jax.Array, attacks.LogitsFn], float]
@@ -232,14 +225,8 @@ def _claims(setting: Setting, accuracy: dict[str, dict[str, list[float]]]) -> li
 
 
 def _gap(text: str, setting: Setting, gap: float | None, difference: PairedDifference) -> Claim:
-    return Claim(
-        text,
-        "not studied" if gap is None else f"{gap:+.2f} ({setting.reference})",
-        str(difference),
-        "" if gap is None else f"{difference.mean - gap:+.2f}",
-        verdict(difference),
-        counted=not setting.control,
-    )
+    theirs = None if gap is None else (gap, setting.reference)
+    return above(text, difference, theirs, counted=not setting.control)
 
 
 def _figure(settings: list[Setting], results: dict[str, dict[str, dict[str, list[float]]]], path: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.study import LABELS, STYLES, Claim, Section, estimate, paired_difference, verdict
+from experiments.study import LABELS, STYLES, Section, above, estimate, paired_difference
 from jaxrobust import curvature, models
 from jaxrobust.reporting import Table, save_figure, subplots
 
@@ -69,12 +69,10 @@ def run(networks: Networks, settings: list[Setting]) -> Section:
                 difference = paired_difference(logs[name], logs["sgd"])
                 gap = reference[name] - reference["sgd"] if name in reference else None
                 section.claims.append(
-                    Claim(
+                    above(
                         f"{setting.name}: log 2-norm product, {LABELS[name]} above SGD",
-                        "not studied" if gap is None else f"{gap:+.2f} ({setting.reference})",
-                        str(difference),
-                        "" if gap is None else f"{difference.mean - gap:+.2f}",
-                        verdict(difference),
+                        difference,
+                        None if gap is None else (gap, setting.reference),
                     )
                 )
     section.tables.append(

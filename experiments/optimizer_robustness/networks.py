@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from experiments.study import Run, create_model, load_dataset, logits_fn
+from experiments.study import Run, create_model, load_dataset, logits_fn, population_checkpoints
 from jaxrobust import attacks, data, evaluation, models, optimizers, schedules, training
 from jaxrobust.reporting import CommandError
 
@@ -174,14 +173,11 @@ def train(
 ) -> training.Population:
     """Train one population by the study's recipe; ``images`` replace the data set's training images.
 
-    Progress is saved in ``folder`` about every twentieth of the way and the folder is removed at the end.
+    Progress is kept in ``folder``, see :func:`experiments.study.population_checkpoints`.
     """
     total = setting.epochs * data.steps_per_epoch(len(images), setting.batch_size, setting.drop_last)
-    # Digits train in seconds: writing checkpoints would cost more than it saves.
-    long = images.nbytes * setting.epochs > 2e9
-    checkpoints = training.Checkpoints(folder, every=max(1, setting.epochs // 20)) if long else None
-    try:
-        population = training.train_population(
+    with population_checkpoints(folder, images, setting.epochs) as checkpoints:
+        return training.train_population(
             model,
             images,
             dataset.train_labels,
@@ -194,11 +190,6 @@ def train(
             augment=data.random_flip if dataset.flip else None,
             checkpoints=checkpoints,
         )
-    finally:
-        if checkpoints is not None:
-            checkpoints.close()
-    shutil.rmtree(folder, ignore_errors=True)
-    return population
 
 
 @functools.cache

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from experiments.study import Run, Section, report
-from jaxrobust.reporting import CommandError, print_table
+from experiments.study import Run, Section, print_sections, report
+from jaxrobust.reporting import CommandError
 
 from . import bands, compare, frequencies, linear, lipschitz
 from .config import PARTS, Config, Part, Setting, identity, settings
@@ -41,13 +41,7 @@ def run(config: Config) -> None:
         stored = [section for part in PARTS if (section := study.read_section(part)) is not None]
         study.write_text("report.md", report("Optimizer robustness", [_introduction(config)], stored))
         study.write_metrics()
-    for section in sections:
-        for table in section.tables:
-            print_table(table)
-        if section.claims:
-            print_table(section.claims_table())
-    print(f"report:  {study.folder / 'report.md'}")
-    print(f"figures: {study.folder / 'figures'}")
+    print_sections(sections, study.folder)
 
 
 def _takes_part(setting: Setting, part: Part, config: Config, study: Run) -> bool:

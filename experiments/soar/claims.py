@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.study import Claim
+from experiments.study import Claim, above, alike, paired_difference
 
-from .comparisons import above, alike, best, gap, lead, rows
+from .comparisons import best, gap, lead, rows
 from .outcomes import Outcomes
 from .published import AUTO_ATTACK, BLACK_BOX, HALF, WHITE_BOX
 from .tables import l2_heads
@@ -34,7 +34,9 @@ def order(outcomes: Outcomes) -> list[Claim]:
     if "soar_pgd1" in outcomes and "standard" in outcomes:
         pair = outcomes["soar_pgd1"].column("clean"), outcomes["standard"].column("clean")
         theirs = gap("3.2", ("soar_pgd1", "clean"), ("standard", "clean"))
-        claims.append(alike("clean: SOAR within 2 points of Standard", *pair, within=2, theirs=theirs))
+        claims.append(
+            alike("clean: SOAR within 2 points of Standard", paired_difference(*pair), within=2, theirs=theirs)
+        )
     claims += best(outcomes, ("fgsm", "pgd20", "pgd1000", "pgd20_50"), "soar_pgd1", DEFENCES, "3.2")
     claims += best(outcomes, ("simba", "pgd20_r", "pgd20_w"), "soar_pgd1", DEFENCES, "3.3")
     for name in TRAINED:
@@ -51,26 +53,29 @@ def overfitting(outcomes: Outcomes) -> list[Claim]:
             found = outcomes[name].gap("apgd-ce", "pgd20")
             theirs = AUTO_ATTACK[name]["apgd-ce"] - WHITE_BOX[name]["pgd20"], "tables 3.2, 3.4"
             text = f"{outcomes[name].row.label}: APGD-CE within 3 points of PGD20"
-            claims.append(alike(text, found, [0.0] * len(found), within=3, theirs=theirs))
+            claims.append(alike(text, paired_difference(found, [0.0] * len(found)), within=3, theirs=theirs))
     for name in ("pgd10", "foar_pgd1"):
         if name in outcomes and soar is not None:
             ours, other = (WHITE_BOX[row]["pgd20"] - AUTO_ATTACK[row]["apgd-t"] for row in ("soar_pgd1", name))
             claims.append(
                 above(
                     f"PGD20 - targeted: larger for SOAR than for {outcomes[name].row.label}",
-                    soar.gap("pgd20", "targeted"),
-                    outcomes[name].gap("pgd20", "targeted"),
+                    paired_difference(soar.gap("pgd20", "targeted"), outcomes[name].gap("pgd20", "targeted")),
                     (ours - other, "tables 3.2, 3.4"),
                 )
             )
     if soar is not None and "soar_long" in outcomes:
         text = "PGD20 - targeted: larger after 200 epochs of SOAR than after 60"
-        claims.append(above(text, outcomes["soar_long"].gap("pgd20", "targeted"), soar.gap("pgd20", "targeted")))
+        claims.append(
+            above(
+                text, paired_difference(outcomes["soar_long"].gap("pgd20", "targeted"), soar.gap("pgd20", "targeted"))
+            )
+        )
     if soar is not None and "apgd-t" in soar:
         row = AUTO_ATTACK["soar_pgd1"]
         theirs = row["apgd-ce"] - row["apgd-t"] - (row["apgd-ce" + HALF] - row["apgd-t" + HALF]), "table 3.4"
         full, half = soar.gap("apgd-ce", "apgd-t"), soar.gap("apgd-ce" + HALF, "apgd-t" + HALF)
-        claims.append(above("SOAR: APGD-CE - APGD-T larger at ε than at ε/2", full, half, theirs))
+        claims.append(above("SOAR: APGD-CE - APGD-T larger at ε than at ε/2", paired_difference(full, half), theirs))
     defences = [name for name in DEFENCES if name in outcomes]
     if defences:
         least = min(defences, key=lambda name: float(np.mean(outcomes[name].gap("pgd20_r", "simba"))))
@@ -87,7 +92,7 @@ def training(outcomes: Outcomes) -> list[Claim]:
         if name in outcomes and "soar_pgd1" in outcomes:
             text = f"clean: SOAR at least 50 points above {outcomes[name].row.label}"
             pair = outcomes["soar_pgd1"].column("clean"), outcomes[name].column("clean")
-            claims.append(above(text, *pair, at_least=50))
+            claims.append(above(text, paired_difference(*pair), at_least=50))
     for column in ("clean", "pgd20"):
         claims += rows(outcomes, column, "soar_pgd1", "masked_pgd1", "3.2")
     for a, b, text, theirs in (
@@ -101,14 +106,14 @@ def training(outcomes: Outcomes) -> list[Claim]:
     ):
         if a in outcomes and b in outcomes:
             pair = outcomes[a].column("pgd20"), outcomes[b].column("pgd20")
-            claims.append(above(f"PGD20: SOAR, {text}", *pair, theirs))
+            claims.append(above(f"PGD20: SOAR, {text}", paired_difference(*pair), theirs))
     for a, b in (("soar_cnn8", "soar_cnn6"), ("soar_pgd1", "soar_cnn8")):
         claims += rows(outcomes, "pgd20", a, b, "3.10")
     for a, b, counted in (("softplus_fd", "softplus_exact", True), ("soar_pgd1", "soar_exact", False)):
         if a in outcomes and b in outcomes:
             text = f"PGD20: {outcomes[a].row.label} within 8 points of {outcomes[b].row.label}"
             pair = outcomes[a].column("pgd20"), outcomes[b].column("pgd20")
-            claims.append(alike(text, *pair, within=8, counted=counted))
+            claims.append(alike(text, paired_difference(*pair), within=8, counted=counted))
     return claims
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from experiments.study import Claim, paired_difference, verdict, verdict_alike
+from experiments.study import Claim, Theirs, above, paired_difference
 
 from . import published
 from .outcomes import Outcome, Outcomes
@@ -19,49 +19,12 @@ TABLES = {
     "3.9": published.L2,
     "3.10": published.CAPACITY,
 }
-Theirs = tuple[float, str] | None
-"""A published difference and its table."""
-
-
-def above(
-    text: str,
-    a: Sequence[float],
-    b: Sequence[float],
-    theirs: Theirs = None,
-    at_least: float = 0.0,
-    counted: bool = True,
-) -> Claim:
-    """The claim that ``a`` is above ``b`` by so much, one value per seed."""
-    found = paired_difference(a, b)
-    return Claim(
-        text,
-        "not studied" if theirs is None else f"{theirs[0]:+.2f} ({theirs[1]})",
-        str(found),
-        "" if theirs is None else f"{found.mean - theirs[0]:+.2f}",
-        verdict(found, at_least),
-        counted,
-    )
-
-
-def alike(
-    text: str, a: Sequence[float], b: Sequence[float], within: float, theirs: Theirs = None, counted: bool = True
-) -> Claim:
-    """The claim that ``a`` and ``b`` differ by less than so much."""
-    found = paired_difference(a, b)
-    return Claim(
-        text,
-        "not studied" if theirs is None else f"{theirs[0]:+.2f} ({theirs[1]})",
-        found.interval,
-        "" if theirs is None else f"{found.mean - theirs[0]:+.2f}",
-        verdict_alike(found, within),
-        counted,
-    )
 
 
 def lead(text: str, outcome: Outcome, first: str, second: str, theirs: Theirs = None, at_least: float = 0.0) -> Claim:
     """The claim that a row's accuracy in the first column is above that in the second by so much, on the same images."""
     found = outcome.gap(first, second)
-    return above(text, found, [0.0] * len(found), theirs, at_least)
+    return above(text, paired_difference(found, [0.0] * len(found)), theirs, at_least=at_least)
 
 
 def gap(table: str, a: tuple[str, str], b: tuple[str, str]) -> Theirs:
@@ -82,7 +45,7 @@ def rows(
     first, second = outcomes[a], outcomes[b]
     text = f"{attack or head(column)}: {first.row.label} above {second.row.label}"
     theirs = gap(table, (a, column), (b, column))
-    return [above(text, first.column(column), second.column(column), theirs, counted=counted)]
+    return [above(text, paired_difference(first.column(column), second.column(column)), theirs, counted=counted)]
 
 
 def best(outcomes: Outcomes, columns: Iterable[str], name: str, others: Sequence[str], table: str) -> list[Claim]:
@@ -97,8 +60,7 @@ def best(outcomes: Outcomes, columns: Iterable[str], name: str, others: Sequence
         claims.append(
             above(
                 f"{head(column)}: {outcomes[name].row.label} above the best other method (ours: {outcomes[rival].row.label})",
-                outcomes[name].column(column),
-                outcomes[rival].column(column),
+                paired_difference(outcomes[name].column(column), outcomes[rival].column(column)),
                 (TABLES[table][name][column] - theirs, f"table {table}"),
             )
         )

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from experiments.study import palette
 from jaxrobust.reporting import save_figure, subplots
 
 from .outcomes import Outcome, Outcomes
 
 ATTACKS = {
-    "pgd20": ("white-box PGD20", "#0072B2"),
-    "pgd20_r": ("transfer, PGD20-R", "#E69F00"),
-    "targeted": ("targeted PGD", "#D55E00"),
-    "autoattack": ("AutoAttack", "#000000"),
+    "pgd20": ("white-box PGD20", palette.BLUE),
+    "pgd20_r": ("transfer, PGD20-R", palette.ORANGE),
+    "targeted": ("targeted PGD", palette.RED),
+    "autoattack": ("AutoAttack", palette.BLACK),
 }
 INITIALISATION = (
     "Accuracy under four attacks, on the same images, by the point that SOAR expands the loss about, mean over seeds and smallest to "
-    "largest. Where "
-    "the first bar is far above the others the gradients are masked: PGD follows them and finds nothing, and what was made "
-    "against another network, or with another loss, does."
+    "largest. Where the first bar is far above the others the gradients are masked: PGD follows them and finds nothing, and "
+    "what was made against another network, or with another loss, does."
 )
 METHODS = (
     "Accuracy under PGD20 against accuracy under AutoAttack on the same images, one marker for each network. The height above "
     "the diagonal is what PGD20 flatters a network by."
 )
-COLORS = ("#000000", "#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#D55E00", "#999999", "#F0E442")
+COLORS = (
+    palette.BLACK,
+    palette.BLUE,
+    palette.SKY,
+    palette.GREEN,
+    palette.PURPLE,
+    palette.ORANGE,
+    palette.RED,
+    "#999999",
+    palette.YELLOW,
+)
 
 
-def initialisation(outcomes: Outcomes, path: Path) -> bool:
-    """Draw what the initialisation does; ``False`` without rows for it."""
-    names = ("standard", "pgd10", "soar_zero", "soar_rand", "soar_pgd1", "masked_zero", "masked_rand", "masked_pgd1")
+def initialisation(outcomes: Outcomes, path: Path, names: Sequence[str]) -> bool:
+    """Draw what the initialisation does to the rows of these names; ``False`` without rows for it."""
     rows = [outcomes[name] for name in names if name in outcomes]
     if not any("zero" in one.row.name or "rand" in one.row.name for one in rows):
         return False

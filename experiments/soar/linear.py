@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.study import Claim, Run, Section, holds
+from experiments.study import Claim, Run, Section, holds, palette
 from jaxrobust.reporting import Table, save_figure, subplots
 
 from . import closed_forms as cf
@@ -177,9 +177,9 @@ def _figure(found: dict[str, Any], path: Path) -> None:
     figure, axes = subplots(1, 2)
     left, right = axes[0]
     means, errors = np.asarray(found["measured"]).T
-    left.plot(DIMENSIONS, found["formula"], color="#0072B2", label="formula")
+    left.plot(DIMENSIONS, found["formula"], color=palette.BLUE, label="formula")
     left.errorbar(
-        DIMENSIONS, means, 2 * errors, fmt="o", color="#D55E00", markersize=4, label="simulated, ± 2 standard errors"
+        DIMENSIONS, means, 2 * errors, fmt="o", color=palette.RED, markersize=4, label="simulated, ± 2 standard errors"
     )
     reference = np.asarray(DIMENSIONS[3:], float)
     left.plot(
@@ -192,7 +192,7 @@ def _figure(found: dict[str, Any], path: Path) -> None:
     left.legend()
     places = np.arange(1, 9)
     for offset, (name, color, text) in enumerate(
-        (("plain", "#0072B2", "plain"), ("ridge", "#E69F00", "ridge"), ("attacked", "#009E73", "attacked"))
+        (("plain", palette.BLUE, "plain"), ("ridge", palette.ORANGE, "ridge"), ("attacked", palette.GREEN, "attacked"))
     ):
         right.bar(places + 0.27 * (offset - 1), found["weights"][name], 0.27, color=color, label=text)
     right.axhline(0, color="0.3", linewidth=0.8)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.study import Claim, estimate
+from experiments.study import Claim, above, estimate, paired_difference
 from jaxrobust.reporting import Table
 
 from . import published
-from .comparisons import above, gap, lead
+from .comparisons import gap, lead
 from .outcomes import Outcome, Outcomes
 from .published import AUTO_ATTACK, BLACK_BOX, CONFIDENCE, WHITE_BOX
 from .tables import head, number
@@ -100,18 +100,17 @@ def _masked(one: Outcome, name: str, standard: Outcome | None, transfer: float, 
         lead(f"{label}: PGD20 - targeted above {targeted:g} points", one, "pgd20", "targeted", None, targeted),
         above(
             f"{label}: confidence above 99.8 %",
-            sure,
-            [99.8] * len(sure),
+            paired_difference(sure, [99.8] * len(sure)),
             (CONFIDENCE[name]["confidence_clean"] - 99.8, "table 3.1"),
         ),
     ]
     free = one.column("eps1_clean")
     text = f"{label}: PGD of radius 1, to which every image is allowed, leaves more than chance (difference to 10)"
-    found.append(above(text, free, [CHANCE] * len(free)))
+    found.append(above(text, paired_difference(free, [CHANCE] * len(free))))
     if standard is not None:
         quarter = [count / 4 for count in standard.column("gradient_count")]
         text = f"{label}: gradient count below a quarter of Standard's"
-        found.append(above(text, quarter, one.column("gradient_count")))
+        found.append(above(text, paired_difference(quarter, one.column("gradient_count"))))
     return found
 
 
@@ -129,8 +128,7 @@ def _soar(soar: Outcome, outcomes: Outcomes) -> list[Claim]:
         ),
         above(
             "SOAR: PGD20 - targeted below 15 points (difference: what is spare)",
-            spare,
-            none,
+            paired_difference(spare, none),
             (15 - pgd + AUTO_ATTACK["soar_pgd1"]["apgd-t"], "tables 3.2, 3.4"),
         ),
     ]
@@ -138,16 +136,16 @@ def _soar(soar: Outcome, outcomes: Outcomes) -> list[Claim]:
         values = soar.column(column)
         theirs = (CHANCE - published.EPS_ONE["soar_pgd1"][column], "appendix 3.F") if column == "eps1_printed" else None
         text = f"SOAR: accuracy at radius 1, {text}, below chance (difference: 10 - accuracy)"
-        found.append(above(text, [CHANCE] * len(values), values, theirs))
+        found.append(above(text, paired_difference([CHANCE] * len(values), values), theirs))
     zero = outcomes.get("masked_zero", outcomes.get("soar_zero"))
     if zero is not None:
         for name, column in (("clean", "confidence_clean"), ("PGD1", "confidence_pgd1")):
             theirs = CONFIDENCE["soar_zero"][column] - CONFIDENCE["soar_pgd1"][column], "table 3.1"
             text = f"confidence on {name} images: {zero.row.label} above SOAR"
-            found.append(above(text, zero.column(column), soar.column(column), theirs))
+            found.append(above(text, paired_difference(zero.column(column), soar.column(column)), theirs))
     if "soar_zero" in outcomes:
         counts = published.GRADIENT_COUNT
         theirs = counts["soar_pgd1"]["gradient_count"] - counts["soar_zero"]["gradient_count"], "appendix 3.F, of 3072"
         pair = soar.column("gradient_count"), outcomes["soar_zero"].column("gradient_count")
-        found.append(above("gradient count: SOAR above SOAR, zero", *pair, theirs))
+        found.append(above("gradient count: SOAR above SOAR, zero", paired_difference(*pair), theirs))
     return found

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.study import Claim, Section, estimate, paired_difference, verdict, verdict_alike
+from experiments.study import Claim, Section, above, alike, estimate, paired_difference
 from jaxrobust import Linf, attacks, evaluation, losses
 from jaxrobust.losses import expansion_points, soar_penalty
 from jaxrobust.random import fold_in_each
@@ -141,25 +141,22 @@ def _published(name: str) -> list[str]:
 
 
 def _claims(before: Objective, after: Objective, least: float) -> list[Claim]:
+    start, end = (published.SAMPLES[name] for name in ("start of SOAR", "end of SOAR"))
     claims = []
-    for text, found, key in (("start", before, "start of SOAR"), ("end", after, "end of SOAR")):
+    for text, found, theirs in (("start", before, start), ("end", after, end)):
         within = ALIKE * float(np.mean(found.error[1]))
-        change = paired_difference(found.value[1], found.value[100])
-        theirs = published.SAMPLES[key]["1"] - published.SAMPLES[key]["100"]
         claims.append(
-            Claim(
+            alike(
                 f"{text} of SOAR: the objective is that of n = 100 within {ALIKE:g} standard errors ({within:.2f})",
-                f"{theirs:+.2f}",
-                change.interval,
-                f"{change.mean - theirs:+.2f}",
-                verdict_alike(change, within=within),
+                paired_difference(found.value[1], found.value[100]),
+                within,
+                (theirs["1"] - theirs["100"], "table 3.6"),
             )
         )
     drop = paired_difference(before.value[1], after.value[1])
-    theirs = published.SAMPLES["start of SOAR"]["1"] - published.SAMPLES["end of SOAR"]["1"]
-    claims.append(
-        Claim("training lowers the objective", f"{theirs:+.2f}", str(drop), f"{drop.mean - theirs:+.2f}", verdict(drop))
-    )
-    above = paired_difference(after.value[100], [least] * len(after.value[100]))
-    claims.append(Claim("the objective stays above the floor", "not said", str(above), "", verdict(above)))
-    return claims
+    spare = paired_difference(after.value[100], [least] * len(after.value[100]))
+    return [
+        *claims,
+        above("training lowers the objective", drop, (start["1"] - end["1"], "table 3.6")),
+        above("the objective stays above the floor", spare),
+    ]

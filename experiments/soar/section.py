@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from experiments.study import Section
@@ -164,7 +165,8 @@ def _initialisation(networks: Networks, setting: Setting, outcomes: Outcomes) ->
     transfer, targeted = (0, 0) if setting.dataset == "mnist" else (20, 30)
     section.claims = masking.claims(outcomes, transfer, targeted)
     path = f"figures/{setting.name}_initialisation"
-    _draw(section, networks, path, figures.initialisation, outcomes, figures.INITIALISATION)
+    draw = partial(figures.initialisation, names=INITIALISED)
+    _draw(section, networks, path, draw, outcomes, figures.INITIALISATION)
     return section
 
 

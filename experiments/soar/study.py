@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.study import Run, report
-from jaxrobust.reporting import print_table
+from experiments.study import Run, print_sections, report
 
 from . import linear, published, section
 from .config import Config, identity, settings
@@ -31,12 +30,7 @@ def run(config: Config) -> None:
                 "report.md", report("SOAR: second-order adversarial regularisation", _introduction(config), sections)
             )
         study.write_metrics()
-    for part in sections:
-        for table in part.tables:
-            print_table(table)
-        print_table(part.claims_table())
-    print(f"report:  {study.folder / 'report.md'}")
-    print(f"figures: {study.folder / 'figures'}")
+    print_sections(sections, study.folder)
 
 
 def _cells(setting: Setting) -> int:

@@ -1,5 +1,10 @@
 """What all studies share: cells on disk, statistics over seeds, report."""
 
+from . import palette as palette
+from ._claims import NOT_STUDIED as NOT_STUDIED
+from ._claims import Theirs as Theirs
+from ._claims import above as above
+from ._claims import alike as alike
 from ._figures import LABELS as LABELS
 from ._figures import STYLES as STYLES
 from ._networks import Recipe as Recipe
@@ -7,12 +12,15 @@ from ._networks import create_model as create_model
 from ._networks import load_dataset as load_dataset
 from ._networks import logits_fn as logits_fn
 from ._networks import members as members
+from ._networks import population_checkpoints as population_checkpoints
 from ._networks import stacked_variables as stacked_variables
 from ._networks import train as train
 from ._report import Claim as Claim
 from ._report import Section as Section
 from ._report import Verdict as Verdict
 from ._report import holds as holds
+from ._report import pixels as pixels
+from ._report import print_sections as print_sections
 from ._report import report as report
 from ._report import verdict as verdict
 from ._report import verdict_alike as verdict_alike

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-# Okabe and Ito's palette: distinguishable with colour-blindness and in print.
+from . import palette
+
 STYLES: dict[str, dict[str, Any]] = {
-    "sgd": {"color": "#0072B2", "marker": "o"},
-    "momentum": {"color": "#56B4E9", "marker": "v"},
-    "adam": {"color": "#D55E00", "marker": "s"},
-    "rmsprop": {"color": "#009E73", "marker": "^"},
-    "sign_sgd": {"color": "#CC79A7", "marker": "D"},
-    "adagrad": {"color": "#E69F00", "marker": "P"},
-    "adamw": {"color": "#000000", "marker": "X"},
+    "sgd": {"color": palette.BLUE, "marker": "o"},
+    "momentum": {"color": palette.SKY, "marker": "v"},
+    "adam": {"color": palette.RED, "marker": "s"},
+    "rmsprop": {"color": palette.GREEN, "marker": "^"},
+    "sign_sgd": {"color": palette.PURPLE, "marker": "D"},
+    "adagrad": {"color": palette.ORANGE, "marker": "P"},
+    "adamw": {"color": palette.BLACK, "marker": "X"},
 }
 LABELS = {
     "sgd": "SGD",

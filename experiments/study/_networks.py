@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -36,11 +37,11 @@ class Recipe:
         augment, mix: see :func:`jaxrobust.training.make_train_step`.
         averaging: of the parameters; the average is what is kept. For ``engine="fit"``.
         accumulate: parts of a batch, for ``engine="fit"``.
-        engine: ``"population"`` holds data and all seeds on one device; ``"fit"`` trains one seed after the other on all
-            devices, with checkpoints, from any source of images.
+        engine: ``"population"`` holds data and all seeds on one device; ``"fit"`` trains one seed after the other on
+            all devices, with checkpoints, from any source of images.
         checkpoint_epochs: epochs between checkpoints of ``"fit"``.
-        selection: with ``"fit"``: an attack on the data set's test images, which are held out then, after every epoch; the
-            network of the epoch with the highest accuracy, the latest of equal ones, is kept instead of the last.
+        selection: with ``"fit"``: an attack on the data set's test images, which are held out then, after every epoch;
+            the network of the epoch with the highest accuracy, the latest of equal ones, is kept instead of the last.
     """
 
     model: nn.Module
@@ -168,12 +169,27 @@ def _forward(model: nn.Module) -> Any:
     return jax.jit(model.apply, inline=True)
 
 
+@contextmanager
+def population_checkpoints(folder: Path, images: np.ndarray, epochs: int) -> Iterator[training.Checkpoints | None]:
+    """Where a population keeps its progress, about every twentieth of the way; removed where the block ends well.
+
+    ``None`` where training takes seconds: checkpoints would cost more than they save.
+    """
+    if images.nbytes * epochs <= 2e9:
+        yield None
+        return
+    checkpoints = training.Checkpoints(folder, every=max(1, epochs // 20))
+    try:
+        yield checkpoints
+    finally:
+        checkpoints.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _population(
     recipe: Recipe, dataset: data.Dataset, seeds: Sequence[int], initial: Any, folder: Path
 ) -> tuple[Any, dict[str, Any]]:
-    long = dataset.train_images.nbytes * recipe.epochs > 2e9  # else checkpoints would cost more than they save
-    checkpoints = training.Checkpoints(folder, every=max(1, recipe.epochs // 20)) if long else None
-    try:
+    with population_checkpoints(folder, dataset.train_images, recipe.epochs) as checkpoints:
         population = training.train_population(
             recipe.model,
             dataset.train_images,
@@ -190,10 +206,6 @@ def _population(
             drop_last=recipe.drop_last,
             checkpoints=checkpoints,
         )
-    finally:
-        if checkpoints is not None:
-            checkpoints.close()
-    shutil.rmtree(folder, ignore_errors=True)
     return population.variables, {name: values.T.tolist() for name, values in population.history.items()}
 
 
@@ -214,9 +226,14 @@ def _fitted(
     found, histories = [], []
     for index, seed in enumerate(seeds):
         images = jnp.zeros((1, *dataset.image_shape), jnp.float32)
-        state = training.init_state(recipe.model, jax.random.key(seed), images, optimizer, averaging=recipe.averaging)
-        if initial is not None:
-            state = _started_from(state, training.member(initial, index), recipe.averaging)
+        state = training.init_state(
+            recipe.model,
+            jax.random.key(seed),
+            images,
+            optimizer,
+            averaging=recipe.averaging,
+            variables=None if initial is None else training.member(initial, index),
+        )
         order = functools.partial(
             data.batches,
             dataset.train_images,
@@ -264,13 +281,3 @@ def _selection(recipe: Recipe, dataset: data.Dataset, epoch_steps: int) -> train
         return {"held_out": evaluation.accuracy(network, images, labels, attack=recipe.selection, key=key)}
 
     return training.Evaluation(measure, every=epoch_steps, select="held_out")
-
-
-def _started_from(
-    state: training.TrainState, variables: Any, averaging: training.Averaging | None
-) -> training.TrainState:
-    variables = jax.tree.map(jnp.asarray, dict(variables))
-    params = variables.pop("params")
-    return state._replace(
-        params=params, model_state=variables, average=None if averaging is None else averaging.init(params)
-    )

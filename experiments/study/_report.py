@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from jaxrobust.reporting import Table
+from jaxrobust.reporting import Table, print_table
 
 from ._statistics import PairedDifference
+
+
+def pixels(radius: float) -> str:
+    """A radius, multiples of 1/255 as such."""
+    steps = radius * 255
+    return f"{round(steps)}/255" if 0 < radius < 0.09 and abs(steps - round(steps)) < 1e-6 else f"{radius:g}"
+
 
 Verdict = Literal["holds", "does not hold", "not shown"]
 
@@ -117,3 +125,14 @@ def report(title: str, introduction: Iterable[str], sections: Iterable[Section])
     )
     lines = [f"# {title}\n", *(f"{line}\n" for line in introduction), f"Claims: {summary}. {rule}\n"]
     return "\n".join([*lines, *(section.markdown() for section in sections)])
+
+
+def print_sections(sections: Iterable[Section], folder: Path) -> None:
+    """Print what a study found, and where in its folder the report is."""
+    for section in sections:
+        for table in section.tables:
+            print_table(table)
+        if section.claims:
+            print_table(section.claims_table())
+    print(f"report:  {folder / 'report.md'}")
+    print(f"figures: {folder / 'figures'}")

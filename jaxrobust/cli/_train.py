@@ -204,18 +204,18 @@ class _Plan:
         """Random weights, or those to start from."""
         command = self.command
         example = jnp.asarray(to_float(self.dataset.train_images[:1]))
-        state = training.init_state(self.model, jax.random.key(command.seed), example, optimizer, averaging=averaging)
-        if command.start is None:
-            if state.model_state and command.method in WITHOUT_STATISTICS:
-                raise CommandError(
-                    f"--method {command.method} leaves the running statistics of batch norm as they are: give the weights of a "
-                    "trained network with --start, or take a network without batch norm"
-                )
-            return state
-        variables = read_variables(command.start, self.model, self.dataset.image_shape)
-        params, model_state = variables["params"], {name: variables[name] for name in state.model_state}
-        average = None if averaging is None else averaging.init(params)
-        return state._replace(params=params, model_state=model_state, opt_state=optimizer.init(params), average=average)
+        start = None
+        if command.start is not None:
+            start = read_variables(command.start, self.model, self.dataset.image_shape)
+        state = training.init_state(
+            self.model, jax.random.key(command.seed), example, optimizer, averaging=averaging, variables=start
+        )
+        if start is None and state.model_state and command.method in WITHOUT_STATISTICS:
+            raise CommandError(
+                f"--method {command.method} leaves the running statistics of batch norm as they are: give the weights of a "
+                "trained network with --start, or take a network without batch norm"
+            )
+        return state
 
     def optimizer(self) -> optax.GradientTransformation:
         """How the parameters move."""

@@ -68,9 +68,9 @@ def value_and_input_gradient(loss: Loss, logits_fn: LogitsFn, images: jax.Array,
 
     All three may be differentiated by parameters that ``logits_fn`` binds, which is double backpropagation for the
     gradient. On CPU, for networks with convolutions, the derivative is taken in another order, along a direction first
-    (forward) and then by the parameters (reverse): the same numbers up to rounding, with an eighth more arithmetic, while
-    XLA would be up to seven times slower where strides or even kernels are involved. There these functions have no forward derivative of their own
-    (``jax.jvp``), while that of their gradient exists.
+    (forward) and then by the parameters (reverse): the same numbers up to rounding, with an eighth more arithmetic,
+    while XLA would be up to seven times slower where strides or even kernels are involved. There these functions have
+    no forward derivative of their own (``jax.jvp``), while that of their gradient exists.
     """
     _check_images(images)
 

@@ -25,6 +25,12 @@ def with_radius(threat: AnyThreat, eps: Any) -> AnyThreat:
     return dataclasses.replace(threat, eps=eps)  # type: ignore[type-var]
 
 
+def check_point(point: str) -> None:
+    """Raise ``ValueError`` for an unknown point."""
+    if point not in get_args(Point):
+        raise ValueError(f"unknown point {point!r}; choose one of {', '.join(get_args(Point))}")
+
+
 def expansion_radii(threat: ThreatModel, point: Point, point_eps: Any, penalty_eps: Any) -> tuple[Any, Any]:
     """Radius for the point and radius for the penalty, with the text's values in place of ``None``.
 
@@ -33,8 +39,7 @@ def expansion_radii(threat: ThreatModel, point: Point, point_eps: Any, penalty_e
     Raises:
         ValueError: for an unknown point.
     """
-    if point not in get_args(Point):
-        raise ValueError(f"unknown point {point!r}; choose one of {', '.join(get_args(Point))}")
+    check_point(point)
     eps = threat.eps / 2 if point == "pgd1" else threat.eps
     return eps if point_eps is None else point_eps, eps if penalty_eps is None else penalty_eps
 
@@ -72,7 +77,7 @@ def expansion_points(
     Raises:
         ValueError: for an unknown point.
     """
-    expansion_radii(threat, point, None, None)
+    check_point(point)
     if point == "zero":
         return jax.lax.stop_gradient(images)
     start = threat.sample(example_keys(key, images.shape[0]), images)

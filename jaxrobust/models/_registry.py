@@ -50,7 +50,7 @@ def names() -> tuple[str, ...]:
 
 
 def create(
-    name: str, classes: int, image_shape: tuple[int, ...], batch_norm: bool = False, **options: Any
+    name: str, classes: int, image_shape: tuple[int, ...], batch_norm: bool | None = None, **options: Any
 ) -> nn.Module:
     """Make a network for images of a given shape.
 
@@ -58,11 +58,12 @@ def create(
         name: one of :func:`names`.
         classes: number of logits.
         image_shape: ``(height, width, channels)``, for ``"m5"`` ``(samples, channels)``. It decides the stem of
-            ``"preact_resnet18"``, ``"resnet10"``, ``"resnet18"`` and ``"resnet50"`` (the large one from 128 pixels, else
-            the small one), the patches of ``"vit_small"`` (4x4 up to 64 pixels, else 16x16), and the patches and windows
-            of ``"swin_t"`` and ``"swin_b"`` (2x2 and 4x4 up to 64 pixels, else 4x4 and 7x7).
-        batch_norm: whether to use batch norm; only for networks that have a version with it. ``"m5"`` and the wide
-            residual networks always have it.
+            ``"preact_resnet18"``, ``"resnet10"``, ``"resnet18"`` and ``"resnet50"`` (the large one from 128 pixels,
+            else the small one), the patches of ``"vit_small"`` (4x4 up to 64 pixels, else 16x16), and the patches and
+            windows of ``"swin_t"`` and ``"swin_b"`` (2x2 and 4x4 up to 64 pixels, else 4x4 and 7x7).
+        batch_norm: whether to use batch norm; only for networks that have a version with it. By default
+            ``"resnet18"`` and ``"resnet50"`` do, as published, and the others do not. ``"m5"`` and the wide residual
+            networks always have it.
         **options: further attributes of the module, e.g. ``widths=(256, 256)`` for the MLP, or ``depth=16, width=4``
             for ``"wide_resnet"``.
 
@@ -81,7 +82,8 @@ def create(
         wanted = "(samples, channels)" if axes == 2 else "(height, width, channels)"
         raise ValueError(f"image_shape for {name!r} must be {wanted}, got {image_shape}")
     if name in _WITH_BATCH_NORM:
-        options["batch_norm"] = batch_norm
+        if batch_norm is not None:
+            options["batch_norm"] = batch_norm
     elif batch_norm and name not in _ALWAYS_BATCH_NORM:
         having = ", ".join(_WITH_BATCH_NORM + _ALWAYS_BATCH_NORM)
         raise ValueError(f"the network {name!r} has no batch norm; those that do: {having}")

@@ -86,8 +86,8 @@ def train_population(
         objective: what is minimised, :func:`standard` by default.
         augment: jittable augmentation.
         mix: see :func:`make_train_step`.
-        initial: variables to start from instead of random ones, every leaf ``[members, ...]`` as in :class:`Population`;
-            the optimizers start anew.
+        initial: variables to start from instead of random ones, every leaf ``[members, ...]`` as in
+            :class:`Population`; the optimizers start anew.
         drop_last: leave out the last partial batch of each epoch.
         mode: how members are run.
         memory_limit: bytes that the members trained together may need, by an upper estimate (every intermediate
@@ -96,8 +96,8 @@ def train_population(
         on_epoch: called as ``on_epoch(epochs done, epochs in all)`` counted over all chunks.
 
     Raises:
-        ValueError: for lists of different length, no members, initial variables of other shapes, or a batch larger than the
-            data with ``drop_last``.
+        ValueError: for lists of different length, no members, initial variables of other shapes, or a batch larger than
+            the data with ``drop_last``.
     """
     if len(learning_rates) != len(seeds) or not seeds:
         raise ValueError(
@@ -130,19 +130,21 @@ def train_population(
     populations = []
     for begin in range(0, len(seeds), size):
         chunk = slice(begin, min(begin + size, len(seeds)))
-        keys = [jax.random.key(seed) for seed in seeds[chunk]]
-        states = _stack([init(rate, key, data.images[:1]) for rate, key in zip(rates[chunk], keys, strict=True)])
-        if initial is not None:
-            variables = jax.tree.map(lambda leaf, part=chunk: jnp.asarray(leaf[part]), dict(initial))
-            states = _started_from(states, variables, optimizer, rates[chunk])
-        history = {name: np.full((epochs, len(keys)), np.nan, np.float32) for name in metrics}
+        starts = [None if initial is None else member(initial, i) for i in range(chunk.start, chunk.stop)]
+        states = _stack(
+            [
+                init(rate, jax.random.key(seed), data.images[:1], start)
+                for rate, seed, start in zip(rates[chunk], seeds[chunk], starts, strict=True)
+            ]
+        )
+        history = {name: np.full((epochs, len(starts)), np.nan, np.float32) for name in metrics}
         name, done = f"members_{chunk.start}_to_{chunk.stop - 1}", 0
         if checkpoints is not None:
             done, (states, history) = checkpoints.restore_latest(name, (states, history))
         for epoch in range(done, epochs):
             orders = [epoch_batches(len(images), batch_size, seed, epoch, drop_last) for seed in seeds[chunk]]
             full = np.stack([order for order, _ in orders])
-            totals = {name: np.zeros(len(keys), np.float32) for name in metrics}
+            totals = {name: np.zeros(len(starts), np.float32) for name in metrics}
             # The last partial batch has a shape, and so a compiled step, of its own.
             parts = (
                 [full]
@@ -157,7 +159,7 @@ def train_population(
             if checkpoints is not None:
                 checkpoints.save(name, epoch + 1, (states, history))
             if on_epoch is not None:
-                on_epoch(chunk.start * epochs + (epoch + 1) * len(keys), len(seeds) * epochs)
+                on_epoch(chunk.start * epochs + (epoch + 1) * len(starts), len(seeds) * epochs)
         populations.append(Population(states.variables, history))
     variables = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(p.variables for p in populations))
     return Population(variables, {n: np.concatenate([p.history[n] for p in populations], 1) for n in metrics})
@@ -169,7 +171,7 @@ class _Data(NamedTuple):
 
 
 _STANDARD = standard()
-MemberInit = Callable[[jax.Array, jax.Array, jax.Array], TrainState]
+MemberInit = Callable[..., TrainState]
 MemberStep = Callable[[jax.Array, TrainState, _Data, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -183,8 +185,8 @@ def _member_functions(
 ) -> tuple[MemberInit, MemberStep]:
     apply = linen_apply(model)
 
-    def init(rate: jax.Array, key: jax.Array, images: jax.Array) -> TrainState:
-        return init_state(model, key, to_float(images), optimizer(rate))
+    def init(rate: jax.Array, key: jax.Array, images: jax.Array, variables: Any = None) -> TrainState:
+        return init_state(model, key, to_float(images), optimizer(rate), variables=variables)
 
     def step(
         rate: jax.Array, state: TrainState, data: _Data, indices: jax.Array
@@ -193,15 +195,6 @@ def _member_functions(
         return train_step(state, {"images": data.images[indices], "labels": data.labels[indices]})
 
     return init, step
-
-
-def _started_from(
-    states: TrainState, variables: dict[str, Any], optimizer: OptimizerFactory, rates: jax.Array
-) -> TrainState:
-    """The states with other parameters and model state; an optimizer's state may hold the parameters too."""
-    params = variables.pop("params")
-    opt_state = jax.vmap(lambda rate, params: optimizer(rate).init(params))(rates, params)
-    return states._replace(params=params, model_state=variables, opt_state=opt_state)
 
 
 def _stack(trees: Sequence[Any]) -> Any:

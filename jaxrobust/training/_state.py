@@ -84,6 +84,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     *,
     averaging: Averaging | None = None,
+    variables: Any = None,
 ) -> TrainState:
     """Initial state of a Flax Linen module for images of the given shape and dtype (values are not read).
 
@@ -93,14 +94,16 @@ def init_state(
         images: one batch, ``[batch, height, width, channels]``.
         optimizer: whose state is made for the parameters.
         averaging: how parameters are averaged over the steps, if at all; give it to :func:`make_train_step` as well.
+        variables: parameters and model state to start from, ``{"params": ..., ...}``; random ones by default.
     """
     init_key, run_key = jax.random.split(key)
-    variables = dict(_init_variables(model, init_key, images))
-    params = variables.pop("params")
+    start = _init_variables(model, init_key, images) if variables is None else jax.tree.map(jnp.asarray, variables)
+    model_state = dict(start)
+    params = model_state.pop("params")
     return TrainState(
         jnp.zeros((), jnp.int32),
         params,
-        variables,
+        model_state,
         optimizer.init(params),
         run_key,
         None if averaging is None else averaging.init(params),

@@ -49,8 +49,8 @@ def count(model, shape):
         (models.resnet50(1000), 224, 25_557_032),
         (models.resnet10(10), 32, 4_900_362),
         # The stem of 3x3, and 10 classes instead of 1000.
-        (models.create("resnet18", 10, (32, 32, 3), batch_norm=True), 32, 11_689_512 - 64 * 3 * 40 - 990 * 513),
-        (models.create("resnet50", 1000, (32, 32, 3), batch_norm=True), 32, 25_557_032 - 64 * 3 * 40),
+        (models.create("resnet18", 10, (32, 32, 3)), 32, 11_689_512 - 64 * 3 * 40 - 990 * 513),
+        (models.create("resnet50", 1000, (32, 32, 3)), 32, 25_557_032 - 64 * 3 * 40),
     ],
 )
 def test_number_of_parameters(model, side, expected):

@@ -37,6 +37,18 @@ def test_two_devices_train_as_one(blobs, batch_norm):
     assert_close(one.variables, two.variables)
 
 
+def test_a_state_starts_from_given_variables(blobs):
+    images, key = blobs[0][:2], jax.random.key(1)
+    model = models.SmallCNN(classes=3, batch_norm=True)
+    given = jax.tree.map(lambda leaf: leaf + 1, model.init(jax.random.key(7), images))
+    remembering = optax.GradientTransformation(lambda params: params, optax.identity().update)
+    state = training.init_state(model, key, images, remembering, averaging=training.ema(0.9), variables=given)
+    for found in (state.variables, state.averaged_variables):
+        assert_close(found, given, atol=0)
+    assert_close(state.opt_state, given["params"], atol=0)
+    assert state.key == training.init_state(model, key, images, remembering).key
+
+
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulated_gradients_are_those_of_the_whole_batch(blobs, accumulate):
     images, labels = blobs[0][:16], blobs[1][:16]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust import losses
-from jaxrobust.attacks import Attack
+from jaxrobust.attacks import Attack, LogitsFn
 
 from .._state import Apply
 
@@ -73,8 +73,8 @@ def crafting(attack: Attack, batch_norm: BatchNormMode) -> Craft:
     """The stage that attacks ``batch["images"]``.
 
     With ``"running"`` the attack sees the network in evaluation mode. With ``"batch"`` it sees it in training mode, its
-    new running statistics thrown away; dropout then has one mask for all steps of the attack, drawn from the key, and an
-    example's result depends on the others in its batch.
+    new running statistics thrown away; dropout then has one mask for all steps of the attack, drawn from the key, and
+    an example's result depends on the others in its batch.
 
     Raises:
         ValueError: for another mode.
@@ -88,7 +88,7 @@ def crafting(attack: Attack, batch_norm: BatchNormMode) -> Craft:
         attack_key, network_key = jax.random.split(key)
         constant = jax.lax.stop_gradient(variables)
         logits_fn = (
-            partial(running_logits, apply, constant)
+            evaluated(apply, constant)
             if batch_norm == "running"
             else partial(_batch_logits, apply, constant, network_key)
         )
@@ -98,8 +98,12 @@ def crafting(attack: Attack, batch_norm: BatchNormMode) -> Craft:
     return craft
 
 
-def running_logits(apply: Apply, variables: Any, images: jax.Array) -> jax.Array:
-    """Logits in evaluation mode."""
+def evaluated(apply: Apply, variables: Any) -> LogitsFn:
+    """The network in evaluation mode."""
+    return partial(_running_logits, apply, variables)
+
+
+def _running_logits(apply: Apply, variables: Any, images: jax.Array) -> jax.Array:
     return apply(variables, images, train=False)[0]
 
 
@@ -113,20 +117,31 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return (logits.argmax(-1).astype(labels.dtype) == labels).mean(dtype=jnp.float32)
 
 
+def logits_of_both(
+    apply: Apply, variables: Any, key: jax.Array, batch: Batch
+) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+    """Logits of the images and of the adversarial images in training mode, and the new model state.
+
+    Two passes, so that batch norm normalises either kind of images by its own statistics; its running statistics are
+    updated by both, the clean ones first.
+    """
+    clean_key, adversarial_key = jax.random.split(key)
+    clean, model_state = apply(variables, batch["images"], train=True, key=clean_key)
+    variables = {**variables, **model_state}
+    adversarial, model_state = apply(variables, batch["adversarial"], train=True, key=adversarial_key)
+    return clean, adversarial, model_state
+
+
 def clean_and_adversarial(
     attack: Attack, batch_norm: BatchNormMode, loss: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 ) -> AdversarialObjective:
     """The mean of ``loss(clean logits, adversarial logits, labels)``, one value per example.
 
-    Two passes in training mode, so that batch norm normalises either kind of images by its own statistics; its running
-    statistics are updated by both, the clean ones first. Metrics: ``loss``, ``accuracy``, ``robust_accuracy``.
+    The passes are those of :func:`logits_of_both`. Metrics: ``loss``, ``accuracy``, ``robust_accuracy``.
     """
 
     def objective(apply: Apply, variables: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
-        clean_key, adversarial_key = jax.random.split(key)
-        clean, model_state = apply(variables, batch["images"], train=True, key=clean_key)
-        variables = {**variables, **model_state}
-        adversarial, model_state = apply(variables, batch["adversarial"], train=True, key=adversarial_key)
+        clean, adversarial, model_state = logits_of_both(apply, variables, key, batch)
         labels = batch["labels"]
         value = loss(clean, adversarial, labels).mean()
         metrics = {

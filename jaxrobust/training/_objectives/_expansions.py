@@ -15,8 +15,8 @@ from jaxrobust.losses._terms import Terms, first_order_terms
 from jaxrobust.threat import ThreatModel
 
 from .._state import Apply
-from ._base import AdversarialObjective, Batch, crafting
-from ._penalties import evaluated, regularized
+from ._base import AdversarialObjective, Batch, crafting, evaluated
+from ._penalties import regularized
 
 TermsAtPoints = Callable[[jax.Array, Any, jax.Array, jax.Array, ThreatModel], Terms]
 """``(key, logits_fn, points, labels, threat of the penalty) -> Terms``."""
@@ -34,8 +34,8 @@ def foar(
 
     The point is found first, and is no part of what is differentiated. The network is in evaluation mode throughout:
     running statistics are used and never updated, and nothing is dropped, as the input gradient of one example must not
-    depend on others. Metrics: ``loss``, of which ``penalty`` is a part, and ``robust_accuracy``, at the points (``accuracy``
-    for ``point="zero"``, where they are the images).
+    depend on others. Metrics: ``loss``, of which ``penalty`` is a part, and ``robust_accuracy``, at the points
+    (``accuracy`` for ``point="zero"``, where they are the images).
     """
 
     def terms(key: jax.Array, logits_fn: Any, points: jax.Array, labels: jax.Array, threat: ThreatModel) -> Terms:
@@ -60,10 +60,11 @@ def soar(
 ) -> AdversarialObjective:
     """The mean of :func:`jaxrobust.losses.soar`, whose arguments these are; read there what it does and does not promise.
 
-    As published it starts from a network trained by :func:`standard`, with a small learning rate, and without batch norm.
-    The point is found first, and is no part of what is differentiated. The network is in evaluation mode throughout, see
-    :func:`foar`. Metrics: ``loss``, of which ``penalty`` is a part, ``clipped``, the share of examples whose penalty is at its
-    limit and has no gradient, and ``robust_accuracy``, at the points (``accuracy`` for ``point="zero"``).
+    As published it starts from a network trained by :func:`standard`, with a small learning rate, and without batch
+    norm. The point is found first, and is no part of what is differentiated. The network is in evaluation mode
+    throughout, see :func:`foar`. Metrics: ``loss``, of which ``penalty`` is a part, ``clipped``, the share of examples
+    whose penalty is at its limit and has no gradient, and ``robust_accuracy``, at the points (``accuracy`` for
+    ``point="zero"``).
     """
 
     def terms(key: jax.Array, logits_fn: Any, points: jax.Array, labels: jax.Array, threat: ThreatModel) -> Terms:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from jaxrobust.threat import ThreatModel
 from jaxrobust.threat._base import per_example
 
 from .._state import Apply
-from ._base import AdversarialObjective, Aux, Batch, accuracy, running_logits
+from ._base import AdversarialObjective, Aux, Batch, accuracy, evaluated, logits_of_both
 
 
 def mma(
@@ -31,18 +30,19 @@ def mma(
 ) -> AdversarialObjective:
     """Max-margin adversarial training (Ding et al., 2020): every example is attacked as far as its own margin.
 
-    ``clean_weight * loss(x) + (1 - clean_weight) * m``, means over the batch. ``m`` is the loss of the image itself where the
-    network misclassifies it, the loss at the nearest adversarial image where one is found within ``maximum``, and 0
-    elsewhere: examples with a larger margin are left alone. Lowering the loss at the decision boundary pushes it away from
-    the example.
+    ``clean_weight * loss(x) + (1 - clean_weight) * m``, means over the batch. ``m`` is the loss of the image itself
+    where the network misclassifies it, the loss at the nearest adversarial image where one is found within ``maximum``,
+    and 0 elsewhere: examples with a larger margin are left alone. Lowering the loss at the decision boundary pushes it
+    away from the example.
 
     Departures from the publication:
 
-    1. The nearest adversarial image is looked for once: an attack at radius ``maximum``, then bisection between the image
-       and what it found. The publication attacks at the margin that the example had in the last epoch.
+    1. The nearest adversarial image is looked for once: an attack at radius ``maximum``, then bisection between the
+       image and what it found. The publication attacks at the margin that the example had in the last epoch.
 
-    Metrics: ``loss``, ``accuracy``, ``found``, the share of examples that are misclassified or whose adversarial image was
-    found, and ``margin``, the mean of their margins in the threat model's norm, 0 for the misclassified ones. Cost: the attack, ``bisections + 2`` forward passes, and two forward and two backward passes.
+    Metrics: ``loss``, ``accuracy``, ``found``, the share of examples that are misclassified or whose adversarial image
+    was found, and ``margin``, the mean of their margins in the threat model's norm, 0 for the misclassified ones. Cost:
+    the attack, ``bisections + 2`` forward passes, and two forward and two backward passes.
 
     Args:
         threat: norm and box; its radius is replaced by ``maximum``.
@@ -65,7 +65,7 @@ def mma(
     search = pgd(within, steps=10) if attack is None else attack
 
     def craft(apply: Apply, variables: Any, key: jax.Array, batch: Batch) -> Batch:
-        logits_fn = partial(running_logits, apply, jax.lax.stop_gradient(variables))
+        logits_fn = evaluated(apply, jax.lax.stop_gradient(variables))
         images, labels = batch["images"], batch["labels"]
         far = search(key, logits_fn, images, labels)
         constants = (Closure(logits_fn), images, far, labels)
@@ -78,11 +78,8 @@ def mma(
         return {**batch, **jax.lax.stop_gradient(found)}
 
     def objective(apply: Apply, variables: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, Aux]:
-        clean_key, adversarial_key = jax.random.split(key)
         labels, found = batch["labels"], batch["found"]
-        clean, model_state = apply(variables, batch["images"], train=True, key=clean_key)
-        variables = {**variables, **model_state}
-        adversarial, model_state = apply(variables, batch["adversarial"], train=True, key=adversarial_key)
+        clean, adversarial, model_state = logits_of_both(apply, variables, key, batch)
         at_margin = jnp.where(found, loss(adversarial, labels), 0).mean()
         value = clean_weight * loss(clean, labels).mean() + (1 - clean_weight) * at_margin
         distance = within.norm(batch["adversarial"] - batch["images"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxrobust import losses
-from jaxrobust.attacks import LogitsFn, Loss
+from jaxrobust.attacks import Loss
 from jaxrobust.losses._cure import cure_terms
 from jaxrobust.losses._edge_alignment import alignment_and_logits
 from jaxrobust.losses._llr import llr_terms
@@ -19,7 +18,7 @@ from jaxrobust.losses._terms import Terms, first_order_terms
 from jaxrobust.threat import ThreatModel
 
 from .._state import Apply
-from ._base import Aux, Batch, Objective, accuracy, running_logits
+from ._base import Aux, Batch, Objective, accuracy, evaluated
 
 Weight: TypeAlias = float | optax.Schedule
 """A number, or a schedule of the number of updates made (``batch["step"]``)."""
@@ -35,9 +34,9 @@ def gradient_norm(
 ) -> Objective:
     """The mean of :func:`jaxrobust.losses.gradient_norm`, whose arguments these are.
 
-    The network is in evaluation mode: running statistics of batch norm are used and never updated, as the study has it, and
-    nothing is dropped. Metrics: ``loss``, of which ``penalty`` is a part, and ``accuracy``. A penalty that falls to nothing
-    with the accuracy has found the constant classifier: warm up the learning rate and the weight.
+    The network is in evaluation mode: running statistics of batch norm are used and never updated, as the study has it,
+    and nothing is dropped. Metrics: ``loss``, of which ``penalty`` is a part, and ``accuracy``. A penalty that falls to
+    nothing with the accuracy has found the constant classifier: warm up the learning rate and the weight.
 
     Args:
         threat: see :func:`jaxrobust.losses.gradient_norm`.
@@ -171,11 +170,6 @@ def regularized(
         return value, Aux(model_state, metrics)
 
     return objective
-
-
-def evaluated(apply: Apply, variables: Any) -> LogitsFn:
-    """The network in evaluation mode."""
-    return partial(running_logits, apply, variables)
 
 
 def _at_step(weight: Weight, batch: Batch) -> Any:
