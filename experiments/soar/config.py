@@ -38,6 +38,8 @@ class Config:
     """Seeds of initialisation, data order and training's random numbers."""
     epochs: Annotated[int | None, option("N", "each row's own")] = None
     """Epochs of every row."""
+    workers: Annotated[int | None, option("N", "one per processor, up to 4")] = None
+    """Rows that are trained and measured at the same time, in threads, for small on CPU. Numbers do not depend on it."""
     output: Annotated[Path | None, option("FOLDER", "runs/soar/PRESET")] = None
     """Folder for results, report and figures."""
     data_dir: Annotated[Path | None, option("FOLDER", "TFDS_DATA_DIR, else TFDS's own")] = None
@@ -99,12 +101,16 @@ def _check(config: Config) -> None:
             raise CommandError(f"--{name} was given no value")
     if config.seeds is not None and (min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds)):
         raise CommandError(f"seeds must be different and at least 0, got {' '.join(map(str, config.seeds))}")
-    if config.epochs is not None and config.epochs < 1:
-        raise CommandError(f"epochs must be at least 1, got {config.epochs}")
+    for name in ("epochs", "workers"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise CommandError(f"{name} must be at least 1, got {value}")
+    if config.workers is not None and config.workers > 1 and config.preset == "paper":
+        raise CommandError("--workers belongs to --preset small; a run of paper has all devices to itself")
     if config.data_dir is not None and not config.data_dir.exists():
         raise CommandError(f"--data-dir: {config.data_dir} does not exist")
 
 
 def identity(config: Config, chosen: tuple[Setting, ...]) -> dict[str, Any]:
-    """What decides the numbers in a folder: everything but the paths and how it is shown."""
+    """What decides the numbers in a folder: everything but the paths and how it is run."""
     return {"preset": config.preset, "settings": {setting.name: asdict(setting) for setting in chosen}}

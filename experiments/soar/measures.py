@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -27,14 +27,13 @@ TARGETED_STEPS = 50
 
 
 def collect(networks: Networks, setting: Setting) -> dict[str, Outcome]:
-    """Train and attack what is not on disk yet, and gather the setting's rows."""
+    """Gather the setting's rows; what is not on disk yet is trained and attacked."""
     outcomes = {}
     for row in setting.rows:
         trained = networks.trained(setting, row)
         if not row.shown:
             continue
-        cells = [_measured(networks, setting, row, "brief" if row.brief else "cheap")]
-        cells += [_measured(networks, setting, row, name) for name in row.measures if name != "samples"]
+        cells = [_measured(networks, setting, row, group) for group in _groups(row)]
         correct: dict[str, np.ndarray] = {}
         values: dict[str, list[float]] = {}
         for cell in cells:
@@ -45,6 +44,19 @@ def collect(networks: Networks, setting: Setting) -> dict[str, Outcome]:
                 values[f"clipped_{place}"] = [100 * history[epoch] for history in trained["history"]["clipped"]]
         outcomes[row.name] = Outcome(row, correct, values)
     return outcomes
+
+
+def steps(networks: Networks, setting: Setting, row: Row) -> list[Callable[[], object]]:
+    """What makes a row's cells, in this order."""
+    measured = (
+        [functools.partial(_measured, networks, setting, row, group) for group in _groups(row)] if row.shown else []
+    )
+    return [functools.partial(networks.trained, setting, row), *measured]
+
+
+def _groups(row: Row) -> list[Measure | Literal["cheap", "brief"]]:
+    """The groups of columns that a row is attacked for; ``samples`` is not about attacks."""
+    return ["brief" if row.brief else "cheap", *(name for name in row.measures if name != "samples")]
 
 
 def _measured(networks: Networks, setting: Setting, row: Row, group: Measure | str) -> dict[str, Any]:

@@ -104,8 +104,8 @@ def run(networks: Networks, setting: Setting) -> Section | None:
             f"The mean of the objective over {len(networks.sample(setting)[1])} training images, at the networks that SOAR "
             "starts from and at those it ends with, R being the average over n random vectors, each clipped on its own. All "
             "n estimate the same expectation, so the published equality says nothing about robustness; what n changes is the "
-            f"noise of the gradient. R cannot fall below {least:.3f} in the mean over random vectors, whatever the network "
-            "(d ε²/4 + 1)/2 √(2/π).".replace("network (d", "network: (d"),
+            f"noise of the gradient. R cannot fall below {least:.3f} in the mean over random vectors, whatever the network: "
+            "(d ε²/4 + 1)/2 √(2/π).",
             "At the start the clip decides: a clipped penalty has no gradient, so the share of clipped examples is trained on "
             "the loss at the PGD1 point alone until R falls.",
         ],

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from experiments.study import Run, print_sections, report
+from experiments.study import Run, print_sections, report, together, worker_count
 
-from . import linear, published, section
+from . import linear, measures, published, section
 from .config import Config, identity, settings
 from .networks import Networks
 from .presets import Setting
@@ -14,11 +14,13 @@ from .rows import Row
 def run(config: Config) -> None:
     """Train and attack all networks of the chosen settings and write ``report.md``."""
     chosen = settings(config)
+    workers = worker_count(config.workers, alone=config.preset == "paper")
     with Run(config.folder, identity(config, chosen)) as study:
         networks = Networks(study, config.data_dir)
         for setting in chosen:
             networks.prepare(setting)
         study.progress.expect(1 + sum(_cells(setting) for setting in chosen))
+        together([measures.steps(networks, setting, row) for setting in chosen for row in setting.rows], workers)
         sections = [linear.run(study)]
         study.write_section("linear", sections[0])
         for setting in chosen:

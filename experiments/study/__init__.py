@@ -29,3 +29,5 @@ from ._statistics import Estimate as Estimate
 from ._statistics import PairedDifference as PairedDifference
 from ._statistics import estimate as estimate
 from ._statistics import paired_difference as paired_difference
+from ._workers import together as together
+from ._workers import worker_count as worker_count

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +21,10 @@ from ._report import Section
 
 #: The finished cells; a killed run may leave temporary files beside them, whose names begin with a dot.
 _FINISHED = "[!.]*.json"
+
+
+Compute = Callable[[], Mapping[str, Any] | tuple[Mapping[str, Any], Mapping[str, np.ndarray]]]
+"""Makes a cell's JSON values, or a pair of those and a mapping of arrays."""
 
 
 def _dump(value: Any) -> str:
@@ -51,6 +56,7 @@ class Run:
         self._cells, self._checkpoints = self.folder / "cells", self.folder / "checkpoints"
         self._claim = ResultFolder(self.folder, configuration, results=(f"cells/{_FINISHED}", "checkpoints"))
         self._cells.mkdir(exist_ok=True)
+        self._locks: dict[str, Lock] = {}
         self.progress = Progress()
 
     def __enter__(self) -> Run:
@@ -65,9 +71,11 @@ class Run:
     def cell(
         self,
         name: str,
-        compute: Callable[[], Mapping[str, Any] | tuple[Mapping[str, Any], Mapping[str, np.ndarray]]],
+        compute: Compute,
     ) -> dict[str, Any]:
         """The result of a cell: read if it is finished, else computed and stored.
+
+        Threads may ask for the same cell: one computes it and the others wait.
 
         Args:
             name: unique in the study; ``/`` separates levels.
@@ -77,6 +85,14 @@ class Run:
         Raises:
             CommandError: if the result cannot be written (a full disk, for instance).
         """
+        with self._locks.setdefault(name, Lock()):
+            return self._cell(name, compute)
+
+    def _cell(
+        self,
+        name: str,
+        compute: Compute,
+    ) -> dict[str, Any]:
         path, arrays_path = self._cells / f"{_stem(name)}.json", self._cells / f"{_stem(name)}.npz"
         if read_json(path) is None:
             begin = time.monotonic()

@@ -344,33 +344,6 @@ def test_equal_networks_are_one_object_and_missing_weights_are_told(tmp_path):
 # --- workers
 
 
-class Recorder:
-    """Networks that only remember what was asked of them."""
-
-    def __init__(self, failing=None):
-        self.trained_rows, self.measured, self.failing = [], [], failing
-
-    def trained(self, setting, row):
-        if row.name == self.failing:
-            raise CommandError("full disk")
-        self.trained_rows.append(row.name)
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_workers_compute_every_row_and_pass_errors_on(workers):
-    def measure(networks, setting, row):
-        networks.measured.append(row.name)
-
-    chosen = DIGITS.of("robustness")
-    work = [(DIGITS, row, (measure, measure)) for row in chosen]
-    recorder = Recorder()
-    study.compute(recorder, work, workers)
-    assert sorted(recorder.trained_rows) == sorted(row.name for row in chosen)
-    assert sorted(recorder.measured) == sorted(2 * [row.name for row in chosen])
-    with pytest.raises(CommandError, match="full disk"):
-        study.compute(Recorder(chosen[0].name), work, workers)
-
-
 def test_threads_do_not_share_several_devices(tmp_path):
     assert jax.local_device_count() > 1  # forced by the tests' configuration
     with pytest.raises(CommandError, match="--workers must be 1 where there are several devices, here 2"):

@@ -77,6 +77,8 @@ class TestCommand:
             ({"seeds": (0, 0)}, "seeds must be different"),
             ({"seeds": (-1,)}, "at least 0, got -1"),
             ({"epochs": 0}, "epochs must be at least 1, got 0"),
+            ({"workers": 0}, "workers must be at least 1, got 0"),
+            ({"workers": 2, "preset": "paper"}, "belongs to --preset small"),
             ({"data_dir": Path("/no")}, "/no does not exist"),
         ],
     )
@@ -95,7 +97,7 @@ class TestCommand:
         assert not setting.row("standard").shown
 
     def test_identity_ignores_paths(self):
-        first, second = Config(), Config(output=Path("x"))
+        first, second = Config(), Config(output=Path("x"), workers=2)
         assert config.identity(first, config.settings(first)) == config.identity(second, config.settings(second))
 
 

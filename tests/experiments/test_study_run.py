@@ -1,3 +1,4 @@
+import functools
 import json
 import math
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.study import Claim, Run, Section, report
+from experiments.study import Claim, Run, Section, report, together
 from jaxrobust.files import replacing
 from jaxrobust.reporting import CommandError, Table
 
@@ -125,6 +126,43 @@ def test_the_temporary_file_of_a_killed_run_is_no_cell(tmp_path):
             temporary.write_text('{"cell": "b", "x": 2}')
             run.write_metrics()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"cell": "a", "x": 1}\n'
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+class TestTogether:
+    def test_steps_of_a_task_keep_their_order(self, workers):
+        done = []
+        tasks = [[functools.partial(done.append, (task, step)) for step in range(3)] for task in range(5)]
+        together(tasks, workers)
+        assert sorted(done) == [(task, step) for task in range(5) for step in range(3)]
+        for task in range(5):
+            assert [step for number, step in done if number == task] == [0, 1, 2]
+
+    def test_an_error_is_passed_on_and_ends_the_other_tasks(self, workers):
+        def fail():
+            raise CommandError("full disk")
+
+        done = []
+        with pytest.raises(CommandError, match="full disk"):
+            together([[fail], *[[functools.partial(time.sleep, 0.02), lambda: done.append(1)]] * 50], workers)
+        assert len(done) < 50
+
+    def test_a_cell_that_several_tasks_need_is_computed_once(self, workers, tmp_path):
+        computed = []
+
+        def shared():
+            time.sleep(0.05)
+            computed.append(1)
+            return {"x": 2}
+
+        with Run(tmp_path, {}) as run:
+
+            def one(number):
+                return run.cell(f"own/{number}", lambda: {"y": run.cell("shared", shared)["x"] + number})
+
+            together([[functools.partial(one, number)] for number in range(4)], workers)
+            assert [one(number)["y"] for number in range(4)] == [2, 3, 4, 5]
+        assert computed == [1]
 
 
 STUDY = """
