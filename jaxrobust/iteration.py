@@ -178,7 +178,8 @@ def iterate(
         )
         mode = choose_mode(steps, traced, slow)
     if mode == "lax":
-        return _lax_loop(step, steps, constants, state)
+        state = _lax_loop(step, steps, constants, state)
+        return state if traced else settled(state)
     if mode == "python":
         if traced:
             raise ValueError('mode="python" calls a compiled step from Python and cannot be used inside jit;'
@@ -186,4 +187,18 @@ def iterate(
         step = jax.jit(step) if compile_step else step
     for _ in range(steps):
         state = step(constants, state)
+        if not traced:
+            settled(state)
     return state
+
+
+def settled(tree: State) -> State:
+    """The same, computed to the end if it lies on several CPU devices; elsewhere programs may queue up.
+
+    XLA's CPU backend may begin the next program on one device while another device is at the last one. If both exchange
+    data, such as whether a loop goes on, the devices sometimes wait for each other for ever, and XLA aborts the process.
+    """
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1:
+            return jax.block_until_ready(tree) if jax.default_backend() == "cpu" else tree
+    return tree

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.iteration import UNROLL_LIMIT, Closure, choose_mode, convolves_slowly, iterate
+from jaxrobust.batching import data_mesh, shard_rows
+from jaxrobust.iteration import UNROLL_LIMIT, Closure, choose_mode, convolves_slowly, iterate, settled
 
 
 def double_and_add(constants, state):
@@ -16,6 +17,20 @@ def double_and_add(constants, state):
 def test_all_modes_agree(mode):
     result = iterate(double_and_add, jnp.float32(1.0), jnp.float32(0.0), 5, mode=mode)
     assert float(result) == 31.0
+
+
+@pytest.mark.parametrize("mode", ["python", "lax"])
+def test_what_lies_on_several_devices_is_computed_to_the_end(mode):
+    """Programs that exchange data, here whether the loop goes on, do not overlap: the CPU backend could hang."""
+
+    def halve(constants, state):
+        return jax.lax.while_loop(lambda x: jnp.any(x > constants), lambda x: x / 2, state + 1)
+
+    rows = shard_rows(np.arange(1.0, 9, dtype=np.float32), data_mesh(jax.devices()[:2]))
+    found = iterate(halve, jnp.float32(0.5), rows, 20, mode=mode)
+    assert found.is_ready()
+    assert settled(found) is found
+    assert float(found.max()) <= 0.5
 
 
 @pytest.mark.parametrize("mode", ["auto", "unroll", "lax"])

@@ -13,6 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxrobust.batching import data_mesh, local_copy, replicate, shard_rows
+from jaxrobust.iteration import settled
 
 from ._checkpoints import BEST, LAST, STATE, CheckpointError, Checkpoints
 from ._evaluation import Best, Evaluation, better, is_exhausted
@@ -117,7 +118,7 @@ def fit(
                 batch = {name: shard_rows(rows, mesh) for name, rows in host_batch.items()}
                 if before_epoch is not None and step % (epoch_steps or 1) == 0:
                     state = before_epoch(state)
-                state, metrics = compiled(state, batch)
+                state, metrics = settled(compiled(state, batch))
                 step += 1
                 ending = stop.after(step)
                 recording, measuring = is_due(log_every), evaluation is not None and is_due(evaluation.every)

@@ -16,7 +16,7 @@ from experiments.gradient_norm import config, networks, paper, presets, publishe
 from experiments.gradient_norm.config import Config
 from experiments.gradient_norm.network import PlainCNN
 from experiments.study import Run
-from jaxrobust import Linf, attacks, edges, evaluation, models, training
+from jaxrobust import Linf, edges, models, training
 from jaxrobust.reporting import CommandError
 
 ROOT = Path(__file__).parents[2]
@@ -365,15 +365,7 @@ def tiny(setting, parts):
     return replace(setting, rows=kept, attacked=6, attack_batch=6, evaluation_batch=20, radii=(1.0,), **sizes)
 
 
-@pytest.fixture
-def one_device(monkeypatch):
-    """AutoAttack on one device: XLA's CPU backend sometimes waits for ever in programs for several, and then aborts."""
-    mesh = evaluation.data_mesh(jax.devices()[:1])
-    monkeypatch.setattr(attacks, "auto_attack", partial(attacks.auto_attack, mesh=mesh))
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_device")
 def test_the_study_runs_and_continues(tmp_path, monkeypatch):
     setting = tiny(DIGITS, ("geometry", "edges"))
     monkeypatch.setitem(presets.SMALL, "digits", lambda: setting)
@@ -391,7 +383,6 @@ def test_the_study_runs_and_continues(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_device")
 def test_the_paper_recipe_runs_on_a_folder_of_images(tmp_path, monkeypatch):
     from PIL import Image
 
