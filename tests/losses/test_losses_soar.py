@@ -271,9 +271,9 @@ def _products(name, count=1000):
     return [image_part(gradient, vectors, value) for value in values]
 
 
-@pytest.mark.parametrize(("name", "limit"), [("tanh", 0.01), ("softplus", 0.005)])
+@pytest.mark.parametrize(("name", "limit"), [("tanh", 0.004), ("softplus", 0.0009)])
 def test_products_agree_for_smooth_networks(float64, name, limit):
-    """2.5: to 0.4 % and 0.09 % in the text's random network; the typical deviation here is of that size."""
+    """2.5: to 0.4 % and 0.09 %, typical deviation and mean."""
     finite, exact = _products(name)
     assert np.median(np.abs(finite / exact - 1)) < limit
     np.testing.assert_allclose(finite.mean(), exact.mean(), rtol=limit)
