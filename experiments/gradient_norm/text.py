@@ -56,7 +56,11 @@ def data(results: Results) -> str:
     setting, dataset = results.setting, results.networks.dataset(results.setting)
     images = f"{len(dataset.train_labels)} training and {len(dataset.test_labels)} test images"
     if setting.imagenet:
-        return f"{images}. Recipe and hyper-parameters as published; AutoAttack on the first {setting.attacked} test images."
+        return (
+            f"{images}. Recipe and hyper-parameters as published but for the images themselves: all are resized bilinearly (published: "
+            "bicubically) to 256 pixels and cut to their central 224 once, and training's random crops are taken from these. AutoAttack on the "
+            f"first {setting.attacked} test images."
+        )
     row = next(row for row in setting.all_rows() if row.model == "cnn")
     rate = f"at a constant {row.learning_rate:g}"
     if row.schedule == "cosine":
