@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 from ._report import Claim, Verdict, verdict, verdict_alike
@@ -28,4 +29,5 @@ def _claim(text: str, found: PairedDifference, theirs: Theirs, ours: str, decide
     if theirs is None:
         return Claim(text, NOT_STUDIED, ours, "", decided, counted)
     value, where = theirs
-    return Claim(text, f"{value:+.2f} ({where})", ours, f"{found.mean - value:+.2f}", decided, counted)
+    apart = "" if math.isnan(found.mean) else f"{found.mean - value:+.2f}"
+    return Claim(text, f"{value:+.2f} ({where})", ours, apart, decided, counted)

@@ -33,6 +33,8 @@ class PairedDifference(NamedTuple):
     @property
     def interval(self) -> str:
         """Mean and interval as text: what says whether ``a`` and ``b`` are alike, on which the p-value is silent."""
+        if math.isnan(self.mean):
+            return "not defined for every seed"
         return f"{self.mean:+.2f}" + ("" if math.isnan(self.low) else f" [{self.low:+.2f}, {self.high:+.2f}]")
 
     def __str__(self) -> str:

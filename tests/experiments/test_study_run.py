@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.study import Claim, Run, Section, report, together
+from experiments.study import Claim, Run, Section, above, alike, paired_difference, report, together
 from jaxrobust.files import replacing
 from jaxrobust.reporting import CommandError, Table
 
@@ -128,6 +128,19 @@ def test_the_temporary_file_of_a_killed_run_is_no_cell(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"cell": "a", "x": 1}\n'
 
 
+def test_claims_about_differences():
+    higher, equal, unknown = (paired_difference([1.0, value], [0.0, 1.0]) for value in (2.1, 1.0, math.nan))
+    claim = above("a above b", higher, (2.0, "table 1"))
+    assert (claim.published, claim.difference, claim.verdict) == ("+2.00 (table 1)", "-0.95", "holds")
+    assert above("a far above b", higher, at_least=5).verdict == "does not hold"
+    assert above("a above b", equal).published == "not studied"
+    assert alike("alike", equal, within=20, counted=False) == Claim(
+        "alike", "not studied", equal.interval, "", "holds", False
+    )
+    claim = above("a above b", unknown, (2.0, "table 1"))
+    assert (claim.ours, claim.difference, claim.verdict) == ("not defined for every seed", "", "not shown")
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 class TestTogether:
     def test_steps_of_a_task_keep_their_order(self, workers):
@@ -207,8 +220,6 @@ class TestStatistics:
 
     def test_paired_difference_agrees_with_scipy(self):
         from scipy.stats import ttest_rel
-
-        from experiments.study import paired_difference
 
         a, b = [3.0, 4.5, 5.0, 7.0], [2.0, 4.0, 5.5, 5.0]
         found = paired_difference(a, b)
