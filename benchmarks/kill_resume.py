@@ -39,10 +39,11 @@ def arrays(output: Path) -> dict[str, np.ndarray]:
     """All arrays of the checkpoints that a run leaves, by name."""
     found = {}
     for series in sorted((output / "checkpoints").iterdir()):
-        steps = sorted(int(step.name) for step in series.iterdir())
-        found[f"{series.name}: steps"] = np.asarray(steps)
+        # The last one: older checkpoints may stay where a finished run is killed while it removes them.
+        last = max(int(step.name) for step in series.iterdir() if step.name.isdigit())
+        found[f"{series.name}: step"] = np.asarray(last)
         with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.restore(series / str(steps[-1]) / "default")
+            tree = checkpointer.restore(series / str(last) / "default")
         flat, _ = jax.tree_util.tree_flatten_with_path(tree)
         found |= {f"{series.name}: {path}": np.asarray(leaf) for path, leaf in flat}
     return found
