@@ -154,15 +154,16 @@ def _alignment() -> tuple[Row, ...]:
     return (row, *aligned)
 
 
+def _strided(warmup_epochs: int, epochs: int) -> dict[str, Any]:
+    """What larger images change in a row. Without a long warm-up gradient norm finds the constant classifier."""
+    options = (("strides", (2, 2)),)
+    rate = {"schedule": "cosine", "warmup_epochs": warmup_epochs, "learning_rate": 2e-3}
+    return {"options": options, **rate, "epochs": epochs}
+
+
 def mnist() -> Setting:
-    """A subset of MNIST: the main comparison again. Without a long warm-up gradient norm finds the constant classifier."""
-    changes: dict[str, Any] = {
-        "options": (("strides", (2, 2)),),
-        "schedule": "cosine",
-        "warmup_epochs": 8,
-        "learning_rate": 2e-3,
-        "epochs": 10,
-    }
+    """A subset of MNIST: the main comparison again."""
+    changes = _strided(warmup_epochs=8, epochs=10)
     rows = (_natural(), _gradient_norm(), _adversarial(), _gradient_norm("relu"), _adversarial("relu"))
     natural, norm, attack, *relu = (replace(row, **changes) for row in rows)
     three = (natural, norm, attack)
@@ -171,14 +172,8 @@ def mnist() -> Setting:
 
 
 def cifar10() -> Setting:
-    """A subset of CIFAR-10: sizes of gradients by colour channel. Without a long warm-up gradient norm finds the constant classifier."""
-    changes: dict[str, Any] = {
-        "options": (("strides", (2, 2)),),
-        "schedule": "cosine",
-        "warmup_epochs": 20,
-        "learning_rate": 2e-3,
-        "epochs": 30,
-    }
+    """A subset of CIFAR-10: sizes of gradients by colour channel."""
+    changes = _strided(warmup_epochs=20, epochs=30)
     rows = tuple(replace(row, **changes) for row in (_natural(), _gradient_norm(), _adversarial()))
     parts: tuple[tuple[Part, tuple[Row, ...]], ...] = (("colour", rows),)
     return Setting("cifar10", "cifar10", 4 / 255, parts, subset=5000, attacked=50, evaluated=500, evaluation_batch=250)

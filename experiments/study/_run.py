@@ -19,8 +19,8 @@ from jaxrobust.reporting import CommandError, ResultFolder, read_json
 from ._progress import Progress
 from ._report import Section
 
-#: The finished cells; a killed run may leave temporary files beside them, whose names begin with a dot.
 _FINISHED = "[!.]*.json"
+"""The finished cells; a killed run may leave temporary files beside them, whose names begin with a dot."""
 
 
 Compute = Callable[[], Mapping[str, Any] | tuple[Mapping[str, Any], Mapping[str, np.ndarray]]]

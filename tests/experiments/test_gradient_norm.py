@@ -15,7 +15,7 @@ import pytest
 from experiments.gradient_norm import config, networks, paper, presets, published, recipes, rows, study
 from experiments.gradient_norm.config import Config
 from experiments.gradient_norm.network import PlainCNN
-from experiments.study import Run
+from experiments.study import Run, together
 from jaxrobust import Linf, edges, models, training
 from jaxrobust.reporting import CommandError
 
@@ -342,6 +342,35 @@ def test_equal_networks_are_one_object_and_missing_weights_are_told(tmp_path):
 
 
 # --- workers
+
+
+class Recorder:
+    """Networks that only remember what was asked of them."""
+
+    def __init__(self, failing=None):
+        self.trained_rows, self.measured, self.failing = [], [], failing
+
+    def trained(self, setting, row):
+        if row.name == self.failing:
+            raise CommandError("full disk")
+        self.trained_rows.append(row.name)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_compute_every_row_and_pass_errors_on(workers):
+    def measure(networks, setting, row):
+        networks.measured.append(row.name)
+
+    def compute(networks):
+        together([study.steps(networks, DIGITS, row, (measure, measure)) for row in chosen], workers)
+
+    chosen = DIGITS.of("robustness")
+    recorder = Recorder()
+    compute(recorder)
+    assert sorted(recorder.trained_rows) == sorted(row.name for row in chosen)
+    assert sorted(recorder.measured) == sorted(2 * [row.name for row in chosen])
+    with pytest.raises(CommandError, match="full disk"):
+        compute(Recorder(chosen[0].name))
 
 
 def test_threads_do_not_share_several_devices(tmp_path):
