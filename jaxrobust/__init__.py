@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .threat import L1 as L1
 from .threat import L2 as L2
 from .threat import Linf as Linf
+from .threat import NonUniform as NonUniform
 
 if TYPE_CHECKING:
     from . import attacks as attacks

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from jaxrobust.pytree import register_pytree_dataclass
 from jaxrobust.random import example_keys
 
-from ._base import Bounds, Box, absolute, flatten
+from ._base import Bounds, Box, Extent, absolute, flatten
+from ._distance import signed_distance, sum_of_moves
 from ._hyperplane import row_sum, steepest_first, task
+from ._support import box_support
 
 
 @partial(register_pytree_dataclass, static=("bounds",))
@@ -69,7 +71,22 @@ class L1(Box):
             >>> L1(1.0).to_hyperplane(images, normal, excess).round(4).tolist()
             [[-0.2, -0.1]]
         """
-        return steepest_first(task(self, images, normal, excess)).reshape(images.shape)
+        return steepest_first(task(self.bounds, images, normal, excess)).reshape(images.shape)
+
+    def distance(self, images: jax.Array, normal: jax.Array, excess: jax.Array, *, signed: bool = True) -> jax.Array:
+        """Signed distance to half-spaces, see :meth:`ThreatModel.distance`.
+
+        Example:
+            >>> images, normal, excess = jnp.array([[0.1, 0.5, 0.9]]), jnp.array([[2.0, -1.0, 1.0]]), jnp.array([1.0])
+            >>> L1(1.0).distance(images, normal, excess).round(4).tolist()
+            [0.9]
+        """
+        return signed_distance(task(self.bounds, images, normal, excess), self.dual_norm, sum_of_moves, signed=signed)
+
+    def support(self, normals: jax.Array, extent: Extent) -> jax.Array:
+        """The smaller of ``max |n_i r_i|`` and what the box allows, see :meth:`ThreatModel.support`."""
+        ball = absolute(normals * extent.radii[..., None, :]).max(-1, initial=0)
+        return ball if self.bounds is None else jnp.minimum(ball, box_support(normals, extent))
 
     def sample(self, key: jax.Array, images: jax.Array) -> jax.Array:
         """Uniform in the ball, from exponential variates with random signs; then clipped to the box."""

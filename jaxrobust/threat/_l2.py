@@ -13,17 +13,10 @@ import jax.numpy as jnp
 from jaxrobust.pytree import register_pytree_dataclass
 from jaxrobust.random import example_keys
 
-from ._base import Bounds, Box, flatten, per_example
+from ._base import Bounds, Box, Extent, flatten, per_example, safe_norm
+from ._distance import move_length, signed_distance
 from ._hyperplane import spread, task
-
-
-def safe_norm(x: jax.Array, axis: int = -1) -> jax.Array:
-    """Euclidean norm whose derivative at zero is zero instead of NaN, and which does not overflow."""
-    largest = jax.lax.stop_gradient(jnp.abs(x).max(axis, keepdims=True, initial=0))
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    squares = jnp.square(x / scale).sum(axis)
-    positive = squares != 0  # not a number stays one
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0) * scale.squeeze(axis)
+from ._support import box_support, products
 
 
 @partial(register_pytree_dataclass, static=("bounds",))
@@ -77,7 +70,24 @@ class L2(Box):
             >>> L2(1.0).to_hyperplane(images, normal, excess).round(4).tolist()
             [[-0.3, -0.1]]
         """
-        return spread(task(self, images, normal, excess), evenly=False).reshape(images.shape)
+        return spread(task(self.bounds, images, normal, excess), evenly=False).reshape(images.shape)
+
+    def distance(self, images: jax.Array, normal: jax.Array, excess: jax.Array, *, signed: bool = True) -> jax.Array:
+        """Signed distance to half-spaces, see :meth:`ThreatModel.distance`; the range of normals as for hyperplanes.
+
+        Example:
+            >>> images, normal, excess = jnp.array([[0.1, 0.5, 0.9]]), jnp.array([[2.0, -1.0, 1.0]]), jnp.array([1.5])
+            >>> L2(1.0).distance(images, normal, excess).round(4).tolist()
+            [0.9487]
+        """
+        return signed_distance(task(self.bounds, images, normal, excess), self.dual_norm, move_length, signed=signed)
+
+    def support(self, normals: jax.Array, extent: Extent) -> jax.Array:
+        """The smaller of ``sqrt(sum (n_i r_i)^2)`` and what the box allows, see :meth:`ThreatModel.support`."""
+        squares = products(jnp.square(normals), jnp.square(extent.radii))
+        positive = squares != 0
+        ball = jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+        return ball if self.bounds is None else jnp.minimum(ball, box_support(normals, extent))
 
     def sample(self, key: jax.Array, images: jax.Array) -> jax.Array:
         """A Gaussian direction times ``eps * U^(1/d)``: uniform in the ball; then clipped to the box."""

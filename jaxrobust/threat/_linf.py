@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from jaxrobust.pytree import register_pytree_dataclass
 from jaxrobust.random import example_keys, uniform
 
-from ._base import Bounds, Box, absolute, flatten
+from ._base import Bounds, Box, Extent, absolute, flatten
+from ._distance import largest_move, signed_distance
 from ._hyperplane import spread, task
+from ._support import box_support, products
 
 
 @partial(register_pytree_dataclass, static=("bounds",))
@@ -64,7 +66,21 @@ class Linf(Box):
             >>> Linf(1.0).to_hyperplane(images, normal, excess).round(4).tolist()
             [[-0.3, -0.1]]
         """
-        return spread(task(self, images, normal, excess), evenly=True).reshape(images.shape)
+        return spread(task(self.bounds, images, normal, excess), evenly=True).reshape(images.shape)
+
+    def distance(self, images: jax.Array, normal: jax.Array, excess: jax.Array, *, signed: bool = True) -> jax.Array:
+        """Signed distance to half-spaces, see :meth:`ThreatModel.distance`.
+
+        Example:
+            >>> images, normal, excess = jnp.array([[0.1, 0.5, 0.9]]), jnp.array([[2.0, -1.0, 1.0]]), jnp.array([1.5])
+            >>> Linf(1.0).distance(images, normal, excess).round(4).tolist()
+            [0.8]
+        """
+        return signed_distance(task(self.bounds, images, normal, excess), self.dual_norm, largest_move, signed=signed)
+
+    def support(self, normals: jax.Array, extent: Extent) -> jax.Array:
+        """Every pixel moves on its own: exact, see :meth:`ThreatModel.support`."""
+        return products(absolute(normals), extent.radii) if self.bounds is None else box_support(normals, extent)
 
     def sample(self, key: jax.Array, images: jax.Array) -> jax.Array:
         """Uniform in the cube, then clipped to the box."""

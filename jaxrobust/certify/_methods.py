@@ -1,0 +1,68 @@
+"""Methods by name: how intermediate values are bounded, which lines replace activations, how the logits are bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from ._activations import Activation, Lines
+from ._graph import Node
+from ._max_pool import MaxPool, PoolLines
+from ._problem import Interval
+
+Slopes = Literal["parallel", "parallel-seed", "adaptive"]
+Way = Literal["interval", "backward", "forward"]
+
+
+class Method(NamedTuple):
+    """A way to bound logits.
+
+    Attributes:
+        intermediate: how the operands of nonlinear nodes are bounded.
+        final: how the logits are.
+        slopes: which lines replace activations: parallel ones (Fast-Lin), those with the seed's rule for s-shaped
+            activations, or lines with slopes of their own (CROWN).
+        optimization_steps: so many steps move the slopes uphill on the bounds, for every row.
+    """
+
+    intermediate: Way
+    final: Way
+    slopes: Slopes = "parallel"
+    optimization_steps: int = 0
+
+    def relax(self, node: Node, operand: Interval) -> Lines | PoolLines:
+        """Lines of a nonlinear node within the bounds of its operand."""
+        operation = node.operation
+        if isinstance(operation, MaxPool):
+            return operation.lines(*operand)
+        assert isinstance(operation, Activation)
+        if self.slopes == "adaptive":
+            return operation.crown(*operand)
+        lines = operation.parallel(*operand, rule="seed" if self.slopes == "parallel-seed" else "tight")
+        return Lines(lines.lower_slope, lines.lower_intercept, lines.lower_slope, lines.upper_intercept)
+
+
+METHODS: dict[str, Method] = {
+    "interval": Method("interval", "interval"),
+    "fast-lin": Method("backward", "backward"),
+    "fast-lin-seed": Method("backward", "backward", "parallel-seed"),
+    "fast-lin-interval": Method("interval", "backward"),
+    "crown": Method("backward", "backward", "adaptive"),
+    "crown-interval": Method("interval", "backward", "adaptive"),
+    "alpha-crown": Method("backward", "backward", "adaptive", optimization_steps=20),
+    "forward": Method("forward", "forward"),
+    "forward-backward": Method("forward", "backward"),
+    "forward-adaptive": Method("forward", "forward", "adaptive"),
+}
+
+
+def methods_named(names: str | Sequence[str]) -> tuple[Method, ...]:
+    """The methods of one or several names.
+
+    Raises:
+        ValueError: for an unknown name, or none.
+    """
+    given = (names,) if isinstance(names, str) else tuple(names)
+    if not given or any(name not in METHODS for name in given):
+        raise ValueError(f"unknown method {names!r}; choose one or several of {', '.join(METHODS)}")
+    return tuple(METHODS[name] for name in given)
