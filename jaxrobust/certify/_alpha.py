@@ -7,7 +7,6 @@ intervals of the values inside the network stay those of CROWN.
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -30,6 +29,10 @@ from ._solve import operand_bounds
 
 Positions = tuple[tuple[jax.Array, jax.Array], ...]
 """Of the lower and the upper slope of each activation in the range of slopes, from 0 to 1, ``[batch, rows, *node]``."""
+
+
+RATE = 0.1
+"""Of Adam, in units of the range of slopes."""
 
 
 class _Constants(NamedTuple):
@@ -56,7 +59,7 @@ def optimized_margins(
 ) -> jax.Array:
     """Lower bounds of the margins, ``[batch, classes]``, see :func:`jaxrobust.certify.margins`.
 
-    Slopes move by Adam, in units of the range of slopes that can be of use, at the rate of Xu et al., 2021.
+    Slopes move by Adam, in units of the range of slopes that can be of use. Source: Xu et al., 2021.
     """
     start, step = _compiled(method, rows_at_once)
     constants, state = start(logits_fn, images, labels, threat)
@@ -65,7 +68,7 @@ def optimized_margins(
 
 @lru_cache
 def _compiled(method: Method, rows_at_once: int | None) -> tuple[Any, Any]:
-    optimizer = optax.adam(optax.exponential_decay(0.1, 1, 0.98))
+    optimizer = optax.adam(RATE)
 
     @jax.jit
     def start(
@@ -97,7 +100,8 @@ def _compiled(method: Method, rows_at_once: int | None) -> tuple[Any, Any]:
     def step(constants: _Constants, state: _State) -> _State:
         lower, back = jax.vjp(partial(lower_bounds, constants=constants), state.positions)
         (uphill,) = back(jnp.ones_like(lower))
-        updates, optimizer_state = optimizer.update(jax.tree.map(jnp.negative, uphill), state.optimizer)
+        with jax.numpy_dtype_promotion("standard"):  # Optax takes a number to the power of the integer count
+            updates, optimizer_state = optimizer.update(jax.tree.map(jnp.negative, uphill), state.optimizer)
         positions = jax.tree.map(lambda a: jnp.clip(a, 0, 1), optax.apply_updates(state.positions, updates))
         return _State(positions, optimizer_state, jnp.maximum(state.best, lower))
 
@@ -123,7 +127,7 @@ def _relaxation(graph: Graph, method: Method, bounded: tuple[Interval, ...], pos
             continue
         smallest, largest = node.operation.slope_range(*operand)
         lower, upper = (smallest + position * (largest - smallest) for position in next(remaining))
-        if node.operation.convex == (-math.inf, math.inf):  # no line above is lower anywhere than the chord
+        if node.operation.is_convex:  # no line above is lower anywhere than the chord
             upper = node.operation.chord(*operand)
         found[node] = node.operation.with_slopes(lower, upper, *operand)
     return found

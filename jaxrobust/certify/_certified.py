@@ -256,7 +256,7 @@ def _search_step(method: Any, rows_at_once: int | None) -> Any:
         return _Search(
             jnp.where(active, jnp.maximum(lower, found), lower),
             jnp.where(active & (middle > found), middle, upper),
-            evaluations + active,
+            evaluations + active.astype(evaluations.dtype),
         )
 
     return step

@@ -256,7 +256,9 @@ def _rounds(name: str, values: list[_Value], aval: Any) -> bool:
     """Whether a conversion loses digits, which no linear function does."""
     if name != "convert_element_type":
         return False
-    return jnp.promote_types(values[0].aval.dtype, aval.dtype) != aval.dtype
+    return not jnp.issubdtype(aval.dtype, jnp.floating) or bool(
+        jnp.finfo(aval.dtype).nmant < jnp.finfo(values[0].aval.dtype).nmant
+    )
 
 
 def _max_pool(name: str, params: dict[str, Any], aval: Any) -> MaxPool | None:

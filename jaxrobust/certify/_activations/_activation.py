@@ -45,6 +45,24 @@ def _check_rule(rule: str, rules: tuple[str, ...]) -> None:
         raise ValueError(f"unknown rule {rule!r}; choose one of {', '.join(rules)}")
 
 
+def _between(point: jax.Array, lower: jax.Array | float, upper: jax.Array | float) -> jax.Array:
+    """The nearest point of an interval: outside it moves with the end, inside and at the ends it stays where it is."""
+    return jnp.where(point < lower, lower, jnp.where(point > upper, upper, point))
+
+
+class _Ends(NamedTuple):
+    """Ends of an interval as finite numbers, and whether they stand for infinite ones."""
+
+    low: jax.Array
+    high: jax.Array
+    no_left: jax.Array
+    no_right: jax.Array
+
+    def part(self, low: jax.Array, high: jax.Array) -> _Ends:
+        """A part of the interval."""
+        return _Ends(low, high, self.no_left & (low <= self.low), self.no_right & (high >= self.high))
+
+
 def _within_root_of_largest(info: jnp.finfo) -> tuple[float, float]:
     size = math.sqrt(float(info.max)) / 4
     return -size, size
@@ -58,9 +76,10 @@ class Activation:
     vmapped and differentiated; derivatives are finite everywhere, also where ``lower == upper`` and in saturation.
     Positions of tangent points are constants for derivatives. That is exact: an intercept is an extremum over the position.
 
-    Bounds are exact up to rounding: a line passes the function by a few times the type's precision at most, relative to
-    ``|f(x)| + |slope x|``. Tangent points, in closed form or from bisection, need not be exact: an error ``e`` of the position
-    raises a minimum by ``f'' e^2 / 2``, which is less than rounding, and the ends of the interval are compared as well.
+    Bounds are exact up to rounding: a line passes the function by a few times the type's precision at most, relative to the
+    largest ``|f(x)| + |slope x|`` on the interval. Tangent points, in closed form or from bisection, need not be exact: an
+    error ``e`` of the position raises a minimum by ``f'' e^2 / 2``, which is less than rounding, and the ends of the interval
+    are compared as well.
 
     Ends beyond ``reach`` (about 1e18 in single precision, 80 for ``exp``) count as infinite. Unbounded intervals have finite
     lines where there are any: slopes of chords are then those of the function far out, 0 or 1 for ReLU. Otherwise the
@@ -96,14 +115,13 @@ class Activation:
 
     def interval(self, lower: jax.Array, upper: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Smallest and largest value on the interval; infinite where the interval and the function are."""
-        flat = jnp.zeros_like(lower)
-        if not self.stationary:
-            smallest = self._intercept(flat, lower, lower, (), highest=False)
-            return smallest, self._intercept(flat, upper, upper, (), highest=True)
-        low, high = self._finite(lower), self._finite(upper)
-        points = tuple(jnp.clip(jnp.full_like(low, point), low, high) for point in self.stationary)
-        smallest = self._intercept(flat, lower, upper, points, highest=False)
-        return smallest, self._intercept(flat, lower, upper, points, highest=True)
+        ends, flat = self._ends(lower, upper), jnp.zeros_like(lower)
+        if not self.stationary:  # increasing
+            smallest = self._intercept(flat, ends.part(ends.low, ends.low), (), highest=False)
+            return smallest, self._intercept(flat, ends.part(ends.high, ends.high), (), highest=True)
+        points = tuple(_between(jnp.full_like(lower, point), ends.low, ends.high) for point in self.stationary)
+        smallest = self._intercept(flat, ends, points, highest=False)
+        return smallest, self._intercept(flat, ends, points, highest=True)
 
     def parallel(self, lower: jax.Array, upper: jax.Array, rule: ParallelRule = "tight") -> Lines:
         """Lines of one common slope, that of the chord between the ends: Fast-Lin for ReLU, (3.4); (3.5) for sigmoid and tanh.
@@ -125,12 +143,14 @@ class Activation:
             [0.75, 0.0, 0.75, 0.75]
         """
         _check_rule(rule, get_args(ParallelRule))
-        slope = self.chord(lower, upper)
-        if rule == "tight" or not self.s_shaped:
-            return self.with_slopes(slope, slope, lower, upper)
-        mixed = (lower < 0) & (upper > 0)
-        within = jnp.where(mixed, -jnp.inf, lower), jnp.where(mixed, jnp.inf, upper)
-        return self._lines(slope, slope, lower, upper, within)
+        ends = self._ends(lower, upper)
+        slope = self._chord(ends)
+        within = ends.low, ends.high
+        if rule == "seed" and self.s_shaped:
+            mixed = (lower < 0) & (upper > 0)
+            least, greatest = self.reach(jnp.finfo(lower.dtype))
+            within = jnp.where(mixed, least, ends.low), jnp.where(mixed, greatest, ends.high)
+        return self._lines(slope, slope, ends, within)
 
     def crown(self, lower: jax.Array, upper: jax.Array, rule: CrownRule = "ends") -> Lines:
         """Lines of separate slopes.
@@ -157,13 +177,12 @@ class Activation:
             [1.0, 0.0, 0.75, 0.75]
         """
         _check_rule(rule, get_args(CrownRule))
-        low, high = self._finite(lower), self._finite(upper)
-        below = above = low / 2 + high / 2
+        ends = self._ends(lower, upper)
+        below = above = ends.low / 2 + ends.high / 2
         if rule == "ends" and self.s_shaped:
             mixed = (lower < 0) & (upper > 0)
-            below, above = jnp.where(mixed, high, below), jnp.where(mixed, low, above)
-        slopes = self._slopes_nearest_at(below, above, lower, upper)
-        return self.with_slopes(*slopes, lower, upper)
+            below, above = jnp.where(mixed, ends.high, below), jnp.where(mixed, ends.low, above)
+        return self._lines(*self._slopes_nearest_at(below, above, ends), ends, (ends.low, ends.high))
 
     def with_slopes(self, lower_slope: jax.Array, upper_slope: jax.Array, lower: jax.Array, upper: jax.Array) -> Lines:
         """The tightest lines of given slopes: intercepts are the smallest and the largest value of ``f(x) - slope x``.
@@ -177,80 +196,80 @@ class Activation:
         Returns:
             The lines, broadcast to a common shape.
         """
-        return self._lines(lower_slope, upper_slope, lower, upper, (lower, upper))
+        ends = self._ends(lower, upper)
+        return self._lines(lower_slope, upper_slope, ends, (ends.low, ends.high))
 
     def slope_range(self, lower: jax.Array, upper: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Smallest and largest slope of the function on the interval: outside, no slope is of use.
 
         For ReLU 0 and 1 where it is unstable.
         """
-        low, high = self._finite(lower), self._finite(upper)
-        edges = (jnp.clip(jnp.asarray(edge, low.dtype), low, high) for edge in self.convex)
-        slopes = [self.derivative(x) for x in (low, high, *edges)]
+        ends = self._ends(lower, upper)
+        slopes = [self.derivative(x) for x in (ends.low, ends.high, *self._convex_part(ends))]
         return functools.reduce(jnp.minimum, slopes), functools.reduce(jnp.maximum, slopes)
 
     def chord(self, lower: jax.Array, upper: jax.Array) -> jax.Array:
         """Slope of the chord; the slope far out where an end is infinite, or 0 where that is infinite."""
-        low, high = self._finite(lower), self._finite(upper)
-        if self.secant is not None:
-            slope = self.secant(low, high)
-        else:
-            slope = chord(self.function, self.derivative, low, high)
-        no_left, no_right = self._infinite(lower, upper)
-        ends = (jnp.asarray(end, slope.dtype) for end in self.ends)
-        left, right = (jnp.where(jnp.isfinite(end), end, 0) for end in ends)
-        return jnp.where(no_left, left, jnp.where(no_right, right, slope))
+        return self._chord(self._ends(lower, upper))
 
-    def _finite(self, x: jax.Array) -> jax.Array:
-        return jnp.clip(x, *self.reach(jnp.finfo(x.dtype)))
-
-    def _infinite(self, lower: jax.Array, upper: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Whether the interval is unbounded on the left and on the right."""
+    def _ends(self, lower: jax.Array, upper: jax.Array) -> _Ends:
         least, greatest = self.reach(jnp.finfo(lower.dtype))
-        return lower <= least, upper >= greatest
+        low, high = (_between(x, least, greatest) for x in (lower, upper))
+        return _Ends(low, high, lower <= least, upper >= greatest)
 
-    def _lines(
-        self,
-        lower_slope: jax.Array,
-        upper_slope: jax.Array,
-        lower: jax.Array,
-        upper: jax.Array,
-        within: tuple[jax.Array, jax.Array],
-    ) -> Lines:
-        """Lines that touch the curve at the ends of the interval or at a point ``within`` other ends."""
-        shape = jnp.broadcast_shapes(*map(jnp.shape, (lower_slope, upper_slope, lower, upper)))
-        parallel = upper_slope is lower_slope
-        below = jnp.broadcast_to(jnp.asarray(lower_slope, lower.dtype), shape)
-        above = below if parallel else jnp.broadcast_to(jnp.asarray(upper_slope, lower.dtype), shape)
-        left, right = map(self._finite, within)
-        # One call for both: it may hold a loop.
-        points = self.critical(jax.lax.stop_gradient(below if parallel else jnp.stack([below, above])))
-        # The ends are not constants here: a point at an end moves with it, whichever of the two is the extremum.
-        points = tuple(jnp.clip(point, left, right) for point in points)
-        touching_below = points if parallel else tuple(point[0] for point in points)
-        touching_above = points if parallel else tuple(point[1] for point in points)
-        return Lines(
-            below,
-            self._intercept(below, lower, upper, touching_below, highest=False),
-            above,
-            self._intercept(above, lower, upper, touching_above, highest=True),
-        )
+    def _chord(self, ends: _Ends) -> jax.Array:
+        if self.secant is not None:
+            slope = self.secant(ends.low, ends.high)
+        else:
+            slope = chord(self.function, self.derivative, ends.low, ends.high)
+        slopes = (jnp.asarray(end, slope.dtype) for end in self.ends)
+        left, right = (jnp.where(jnp.isfinite(end), end, 0) for end in slopes)
+        return jnp.where(ends.no_left, left, jnp.where(ends.no_right, right, slope))
 
-    def _intercept(
-        self, slope: jax.Array, lower: jax.Array, upper: jax.Array, points: tuple[jax.Array, ...], *, highest: bool
-    ) -> jax.Array:
+    def _convex_part(self, ends: _Ends) -> _Pair:
+        left, right = (_between(jnp.asarray(edge, ends.low.dtype), ends.low, ends.high) for edge in self.convex)
+        return left, right
+
+    def _lines(self, lower_slope: jax.Array, upper_slope: jax.Array, ends: _Ends, within: _Pair) -> Lines:
+        """Lines that touch the curve at the ends of the interval, or between two other ends."""
+        shape = jnp.broadcast_shapes(*map(jnp.shape, (lower_slope, upper_slope, *ends)))
+        parallel, dtype = upper_slope is lower_slope, ends.low.dtype
+        below = jnp.broadcast_to(jnp.asarray(lower_slope, dtype), shape)
+        above = below if parallel else jnp.broadcast_to(jnp.asarray(upper_slope, dtype), shape)
+        # One call for both slopes: it may hold a loop.
+        slopes = jax.lax.stop_gradient(below[None] if parallel else jnp.stack([below, above]))
+        points = self.critical(slopes)
+        touching = [tuple(_between(point[i], *within) for point in points) for i in range(len(slopes))]
+        lower_intercept = self._intercept(below, ends, touching[0], highest=False)
+        return Lines(below, lower_intercept, above, self._intercept(above, ends, touching[-1], highest=True))
+
+    def _intercept(self, slope: jax.Array, ends: _Ends, points: tuple[jax.Array, ...], *, highest: bool) -> jax.Array:
         """Smallest or largest ``f(x) - slope x`` among both ends and some points."""
-        values = [self.function(x) - slope * x for x in (self._finite(lower), self._finite(upper), *points)]
-        value = functools.reduce(jnp.maximum if highest else jnp.minimum, values)
-        no_left, no_right = self._infinite(lower, upper)
+        choose = jnp.maximum if highest else jnp.minimum
+        candidates = jnp.broadcast_arrays(*points, ends.low, ends.high, slope)[:-1]
+        values, size = [], jnp.zeros_like(slope)
+        for x in map(jax.lax.stop_gradient, candidates):
+            height, fall = self.function(x), jax.lax.stop_gradient(slope) * x
+            values.append(height - fall)
+            size = jnp.maximum(size, jnp.abs(height) + jnp.abs(fall))
+
+        # Both ends of a chord have the same value, but for rounding, and so has the point where a line from an end touches the
+        # curve. XLA may compute values anew in each place where it uses them, and round in another way. For derivatives, a
+        # candidate therefore has to be better by more than that: else they could be made of parts of several.
+        margin = (16 if highest else -16) * jnp.finfo(slope.dtype).eps * size
+        best, chosen = values[0], jnp.zeros(slope.shape, jnp.int32)
+        for index, other in enumerate(values[1:], 1):
+            better = other > best + margin if highest else other < best + margin
+            best, chosen = jnp.where(better, other, best), jnp.where(better, index, chosen)
+        x = jax.lax.select_n(chosen, *candidates)
+        value = self.function(x) - slope * x
+        value += jax.lax.stop_gradient(functools.reduce(choose, values) - value)
         left, right = (jnp.asarray(end, slope.dtype) for end in self.ends)
-        unbounded_left = no_left & (slope > left if highest else slope < left)
-        unbounded_right = no_right & (slope < right if highest else slope > right)
+        unbounded_left = ends.no_left & (slope > left if highest else slope < left)
+        unbounded_right = ends.no_right & (slope < right if highest else slope > right)
         return jnp.where(unbounded_left | unbounded_right, jnp.inf if highest else -jnp.inf, value)
 
-    def _slopes_nearest_at(
-        self, below: jax.Array, above: jax.Array, lower: jax.Array, upper: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def _slopes_nearest_at(self, below: jax.Array, above: jax.Array, ends: _Ends) -> _Pair:
         """Slopes of the line under the function that is nearest to it at ``below``, and of that over it, nearest at ``above``.
 
         They support the convex and the concave envelope there. The convex one follows the curve in its convex part from ``start`` to
@@ -258,8 +277,8 @@ class Activation:
         concave one follows the curve up to ``start`` and from ``end`` on, with a line between. For none of the functions here
         does that line leave both ends of the interval, so each point is where a line from an end of the interval touches the curve.
         """
-        low, high = self._finite(lower), self._finite(upper)
-        left, right = (jnp.clip(jnp.asarray(edge, low.dtype), low, high) for edge in self.convex)
+        low, high, *_ = ends
+        left, right = self._convex_part(ends)
         concave_left, concave_right = self._concave_sides()
         start, end = (low, low), (high, high)  # of the convex envelope, of the concave one
         if concave_left:
@@ -267,15 +286,21 @@ class Activation:
         if concave_right:
             end = self._touching_points((high, low), (left, right), (right, high), sign=1)
 
-        upper_slope = jnp.where(
-            (above < start[1]) | (above > end[1]), self.derivative(above), self.chord(start[1], end[1])
-        )
+        chord_above = self._chord(ends.part(start[1], end[1]))
+        upper_slope = jnp.where((above < start[1]) | (above > end[1]), self.derivative(above), chord_above)
         lower_slope = self.derivative(below)
+        if concave_left:
+            lower_slope = jnp.where(below < start[0], self._chord(ends.part(low, start[0])), lower_slope)
+        if concave_right:
+            lower_slope = jnp.where(below > end[0], self._chord(ends.part(end[0], high)), lower_slope)
         if concave_left or concave_right:
-            lower_slope = jnp.where(below < start[0], self.chord(lower, start[0]), lower_slope)
-            lower_slope = jnp.where(below > end[0], self.chord(end[0], upper), lower_slope)
-            lower_slope = jnp.where(start[0] >= end[0], self.chord(lower, upper), lower_slope)
+            lower_slope = jnp.where(start[0] >= end[0], self._chord(ends), lower_slope)
         return lower_slope, upper_slope
+
+    @property
+    def is_convex(self) -> bool:
+        """Whether it is convex everywhere, as far as that is known before it is traced."""
+        return not any(self._concave_sides())
 
     def _concave_sides(self) -> tuple[bool, bool]:
         """Whether there may be concave parts on the left and on the right of the convex one."""

@@ -93,8 +93,8 @@ square = Activation(
 
 # --- GELU and SiLU: x/2 plus an even function, convex between two inflections, decreasing up to a minimum left of zero
 
-_STRAIGHT = 40.0
-"""Beyond this they are 0 or x in double precision."""
+_STRAIGHT = 750.0
+"""Beyond this they are 0 or x, in double precision as well."""
 
 
 def _bent(name: str, function: Function, derivative: Function, inflection: float, minimum: float) -> Activation:
