@@ -7,7 +7,6 @@ from ._bounds import Bounds as Bounds
 from ._bounds import LinearBounds as LinearBounds
 from ._bounds import interval_bounds as interval_bounds
 from ._bounds import linear_bounds as linear_bounds
-from ._bounds import margin_specification as margin_specification
 from ._certified import SearchResult as SearchResult
 from ._certified import certified as certified
 from ._certified import radius as radius
@@ -21,6 +20,7 @@ from ._margins import margins as margins
 from ._methods import METHODS as METHODS
 from ._nonuniform import NonUniformResult as NonUniformResult
 from ._nonuniform import nonuniform as nonuniform
+from ._per_image import margin_specification as margin_specification
 from ._radii import PairSimilarity as PairSimilarity
 from ._radii import common_direction as common_direction
 from ._radii import cosine_similarity_matrix as cosine_similarity_matrix

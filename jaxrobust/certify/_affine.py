@@ -21,19 +21,8 @@ _FACTORS: dict[str, tuple[int, ...]] = {
 """Arguments that, if constant, multiply or select. Constants elsewhere are added."""
 
 _SUMS = {
-    *("add", "add_any", "sub", "neg", "reduce_sum", "reduce_window_sum", "cumsum"),
-    *(
-        "broadcast_in_dim",
-        "reshape",
-        "squeeze",
-        "expand_dims",
-        "transpose",
-        "rev",
-        "slice",
-        "split",
-        "concatenate",
-        "pad",
-    ),
+    *("add", "add_any", "sub", "neg", "reduce_sum", "reduce_window_sum", "cumsum", "broadcast_in_dim"),
+    *("reshape", "squeeze", "expand_dims", "transpose", "rev", "slice", "split", "concatenate", "stack", "pad"),
     *("convert_element_type", "sharding_constraint"),
 }
 _ONE_NODE = {"mul", "dot_general", "conv_general_dilated", "gather", "dynamic_slice"}

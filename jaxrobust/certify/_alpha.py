@@ -1,13 +1,13 @@
-"""CROWN with optimised slopes: alpha-CROWN for the bounds of the logits.
+"""CROWN with optimised slopes: alpha-CROWN for linear functions of the logits.
 
 Any slopes give sound lines, as long as the intercepts follow, so they can be moved uphill on the bounds themselves, for each
-margin of each image. They start at CROWN's, and the best bounds met are kept, so nothing is ever looser than CROWN. The
+row of each image. They start at CROWN's, and the best bounds met are kept, so nothing is ever looser than CROWN. The
 intervals of the values inside the network stay those of CROWN.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -19,10 +19,10 @@ from jaxrobust.threat import ThreatModel
 
 from ._activations import Activation, Lines
 from ._backward import Relaxation, substitute
-from ._bounds import margin_specification, per_image
 from ._graph import Graph, Node
 from ._max_pool import PoolLines
 from ._methods import Method
+from ._per_image import per_image
 from ._problem import Interval, Problem
 from ._rows import Dense
 from ._solve import operand_bounds
@@ -35,34 +35,48 @@ RATE = 0.1
 """Of Adam, in units of the range of slopes."""
 
 
+class Functions(NamedTuple):
+    """``<normals, x> + offsets``, at least ``lower`` for all images ``x`` of the set, below each row of the specification.
+
+    Attributes:
+        lower: ``[batch, rows]``.
+        normals: ``[batch, rows, *image]``.
+        offsets: ``[batch, rows]``.
+    """
+
+    lower: jax.Array
+    normals: jax.Array
+    offsets: jax.Array
+
+
 class _Constants(NamedTuple):
     logits_fn: Closure
     images: jax.Array
-    labels: jax.Array
     threat: ThreatModel
+    specification: jax.Array
     bounded: tuple[Interval, ...]
 
 
 class _State(NamedTuple):
     positions: Positions
     optimizer: Any
-    best: jax.Array
+    best: Functions
 
 
-def optimized_margins(
+def optimized_functions(
     logits_fn: Closure,
     images: jax.Array,
-    labels: jax.Array,
     threat: ThreatModel,
+    specification: jax.Array,
     method: Method,
     rows_at_once: int | None,
-) -> jax.Array:
-    """Lower bounds of the margins, ``[batch, classes]``, see :func:`jaxrobust.certify.margins`.
+) -> Functions:
+    """The best lower functions of each row of the specification, ``[rows, classes]`` or ``[batch, rows, classes]``.
 
     Slopes move by Adam, in units of the range of slopes that can be of use. Source: Xu et al., 2021.
     """
     start, step = _compiled(method, rows_at_once)
-    constants, state = start(logits_fn, images, labels, threat)
+    constants, state = start(logits_fn, images, threat, specification)
     return iterate(step, constants, state, method.optimization_steps + 1).best
 
 
@@ -72,7 +86,7 @@ def _compiled(method: Method, rows_at_once: int | None) -> tuple[Any, Any]:
 
     @jax.jit
     def start(
-        logits_fn: Closure, images: jax.Array, labels: jax.Array, threat: ThreatModel
+        logits_fn: Closure, images: jax.Array, threat: ThreatModel, specification: jax.Array
     ) -> tuple[_Constants, _State]:
         def compute(graph: Graph, problem: Problem, rows: Dense) -> tuple[tuple[Interval, ...], Positions]:
             bounded = operand_bounds(graph, problem, method, rows_at_once)
@@ -82,28 +96,36 @@ def _compiled(method: Method, rows_at_once: int | None) -> tuple[Any, Any]:
                 if isinstance(node.operation, Activation)
             )
 
-        bounded, positions = per_image(logits_fn, images, threat, partial(margin_specification, labels), compute)
-        constants = _Constants(logits_fn, images, labels, threat, bounded)
-        best = jax.eval_shape(lower_bounds, positions, constants)
-        nothing = jnp.full(best.shape, -jnp.inf, best.dtype)
+        bounded, positions = per_image(logits_fn, images, threat, specification, compute)
+        constants = _Constants(logits_fn, images, threat, specification, bounded)
+        shapes = jax.eval_shape(lower_functions, positions, constants)
+        nothing = jax.tree.map(lambda aval: jnp.full(aval.shape, -jnp.inf, aval.dtype), shapes)
         return constants, _State(positions, optimizer.init(positions), nothing)
 
-    def lower_bounds(positions: Positions, constants: _Constants) -> jax.Array:
-        def compute(graph: Graph, problem: Problem, rows: Dense, bounded: Any, positions: Any) -> jax.Array:
+    def lower_functions(positions: Positions, constants: _Constants) -> Functions:
+        def compute(graph: Graph, problem: Problem, rows: Dense, bounded: Any, positions: Any) -> Functions:
             found = substitute(graph, graph.output, rows, _relaxation(graph, method, bounded, positions))
-            return problem.lower(found.rows[graph.image]) + found.lower
+            normals = found.rows[graph.image]
+            return Functions(problem.lower(normals) + found.lower, normals.dense().values[:, 0], found.lower)
 
-        logits_fn, images, labels, threat, bounded = constants
-        specification = partial(margin_specification, labels)
+        logits_fn, images, threat, specification, bounded = constants
         return per_image(logits_fn, images, threat, specification, compute, bounded, positions)
 
     def step(constants: _Constants, state: _State) -> _State:
-        lower, back = jax.vjp(partial(lower_bounds, constants=constants), state.positions)
-        (uphill,) = back(jnp.ones_like(lower))
+        def lower(positions: Positions) -> tuple[jax.Array, Functions]:
+            found = lower_functions(positions, constants)
+            return found.lower.sum(), found
+
+        uphill, found = jax.grad(lower, has_aux=True)(state.positions)
         with jax.numpy_dtype_promotion("standard"):  # Optax takes a number to the power of the integer count
             updates, optimizer_state = optimizer.update(jax.tree.map(jnp.negative, uphill), state.optimizer)
         positions = jax.tree.map(lambda a: jnp.clip(a, 0, 1), optax.apply_updates(state.positions, updates))
-        return _State(positions, optimizer_state, jnp.maximum(state.best, lower))
+        better = found.lower > state.best.lower
+
+        def kept(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - better.ndim)), new, old)
+
+        return _State(positions, optimizer_state, jax.tree.map(kept, found, state.best))
 
     return start, step
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxrobust._types import LogitsFn
 from jaxrobust.iteration import Closure
-from jaxrobust.threat import Extent, ThreatModel
+from jaxrobust.threat import ThreatModel
 
+from ._alpha import optimized_functions
 from ._graph import Graph
 from ._methods import Method, methods_named
+from ._per_image import per_image
 from ._problem import Problem
 from ._rows import Dense
 from ._solve import Solver
-from ._trace import trace
 
 
 class Bounds(NamedTuple):
@@ -43,62 +43,6 @@ class LinearBounds(NamedTuple):
     lower_offsets: jax.Array
     upper_normals: jax.Array
     upper_offsets: jax.Array
-
-
-PerImage = Callable[..., Any]
-
-
-def margin_specification(labels: jax.Array, classes: int, dtype: jax.typing.DTypeLike = jnp.float32) -> jax.Array:
-    """Rows ``e_y - e_i`` for the label ``y`` and every class ``i``, ``[batch, classes, classes]``; row ``y`` is zero.
-
-    As the specification of bounds they give margins ``z_y - z_i``.
-
-    Example:
-        >>> margin_specification(jnp.array([1]), 3).tolist()
-        [[[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, -1.0]]]
-    """
-    classes_one_hot = jnp.eye(classes, dtype=dtype)
-    return classes_one_hot[labels][:, None, :] - classes_one_hot
-
-
-def per_image(
-    logits_fn: LogitsFn,
-    images: jax.Array,
-    threat: ThreatModel,
-    specification: jax.Array | Callable[..., jax.Array] | None,
-    compute: PerImage,
-    *mapped: Any,
-) -> Any:
-    """``compute(graph, problem, rows, *mapped)`` for each image, as one program for the batch.
-
-    What is the same for all images, weights above all, is not copied for each.
-
-    Args:
-        logits_fn, images, threat: see :func:`linear_bounds`.
-        specification: ``[rows, classes]``, or ``[batch, rows, classes]``, or ``None`` for the logits themselves, or a
-            function ``(classes, dtype)`` that makes one.
-        compute: of one image.
-        *mapped: pytrees with a leading axis ``[batch]``.
-    """
-    with jax.default_matmul_precision("highest"):
-        graph = trace(logits_fn, jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype))
-        (classes,) = graph.output.shape
-        extent = Extent(*(jnp.broadcast_to(field, images.shape) for field in threat.extent(images)))
-        dtype = graph.output.aval.dtype
-        rows = jnp.eye(classes, dtype=dtype) if specification is None else specification
-        rows = jnp.asarray(rows(classes, dtype) if callable(rows) else rows, dtype)
-        if rows.ndim not in (2, 3) or rows.shape[-1] != classes or (rows.ndim == 3 and len(rows) != len(images)):
-            raise ValueError(
-                f"specification must have shape [rows, {classes}] or [{len(images)}, rows, {classes}], a column for each "
-                f"class, got {rows.shape}"
-            )
-
-        def of_one(image: jax.Array, extent: Extent, rows: jax.Array, *mapped: Any) -> Any:
-            batch_of_one = Extent(*(field[None] for field in extent))
-            return compute(graph, Problem(image[None], batch_of_one, threat.support), Dense(rows), *mapped)
-
-        axes = (0, 0, 0 if rows.ndim == 3 else None, *[0] * len(mapped))
-        return jax.vmap(of_one, axes)(images, extent, rows, *mapped)
 
 
 def interval_bounds(
@@ -181,7 +125,9 @@ def linear_bounds(
         >>> found.lower.tolist(), found.upper.tolist()
         ([[-0.5]], [[1.0]])
     """
-    return _linear_bounds(Closure(logits_fn), images, threat, specification, methods_named(method)[0], rows_at_once)
+    (chosen,) = methods_named(method)
+    compute = _optimized_bounds if chosen.optimization_steps else _linear_bounds
+    return compute(Closure(logits_fn), images, threat, specification, chosen, rows_at_once)
 
 
 @partial(jax.jit, static_argnums=(4, 5))
@@ -201,3 +147,22 @@ def _linear_bounds(
         return LinearBounds(lower, upper, below, low.offsets, -above, -high.offsets)
 
     return per_image(logits_fn, images, threat, specification, compute)
+
+
+def _optimized_bounds(
+    logits_fn: Closure,
+    images: jax.Array,
+    threat: ThreatModel,
+    specification: jax.Array | None,
+    method: Method,
+    rows_at_once: int | None,
+) -> LinearBounds:
+    if specification is None:
+        (_, classes) = jax.eval_shape(logits_fn, images).shape
+        specification = jnp.eye(classes, dtype=images.dtype)
+    rows = specification.shape[-2]
+    both = jnp.concatenate([specification, -specification], -2)
+    lower, normals, offsets = optimized_functions(logits_fn, images, threat, both, method, rows_at_once)
+    return LinearBounds(
+        lower[:, :rows], -lower[:, rows:], normals[:, :rows], offsets[:, :rows], -normals[:, rows:], -offsets[:, rows:]
+    )

@@ -23,21 +23,22 @@ from jaxrobust.threat import L1, Extent, Linf, NonUniform, ThreatModel
 
 from ._backward import substitute
 from ._ball import Ball
-from ._bounds import margin_specification, per_image
 from ._certified import ROUNDING, rounding
 from ._exact_search import Search
 from ._graph import Graph
 from ._methods import METHODS, Method, methods_named
 from ._network_checks import check
+from ._per_image import margin_specification, per_image
 from ._piecewise_linear import piecewise_linear
 from ._problem import Interval, Problem
 from ._rows import Dense
 from ._solve import operand_bounds
 
-SOLVER_TOLERANCE = 1e-5
-"""Margins up to here count as adversarial in proofs, and only those below minus this as found by the solver.
+TOLERANCE = 1e-5
+"""Margins up to here count as adversarial in proofs, and counterexamples are looked for below minus this.
 
-HiGHS holds constraints to 1e-7 and binary variables to 1e-6; a margin adds up such errors, times weights.
+HiGHS holds constraints to 1e-7 and binary variables to 1e-6. It is more where a quarter of :data:`ROUNDING` of the largest logit
+is: that is what a network's own rounding may do, without that of bounds.
 """
 
 
@@ -129,12 +130,11 @@ def exact(
         Tjeng et al., 2019, "Evaluating robustness of neural networks with mixed integer programming".
 
     Example:
-        >>> weight = jnp.array([[1.0, 1.0], [1.0, -1.0]])
-        >>> logits_fn = partial(lambda w, x: jax.nn.relu(x @ w.T) @ w.T, weight)
-        >>> images, labels, threat = jnp.array([[1.0, 0.0]]), jnp.array([0]), Linf(1.0, bounds=None)
-        >>> found = exact(logits_fn, images, labels, threat, minimum_norm=True)
-        >>> found.status[0] == ExactStatus.FALSIFIED, found.radius.round(3).tolist()
-        (True, [0.5])
+        >>> logits_fn = lambda x: jax.nn.relu(x) @ jnp.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> images, labels = jnp.array([[0.8, 0.2], [0.5, 0.8]]), jnp.array([0, 1])
+        >>> found = exact(logits_fn, images, labels, Linf(0.2), minimum_norm=True)
+        >>> [ExactStatus(status).name for status in found.status], found.radius.round(3).tolist()
+        (['VERIFIED', 'FALSIFIED'], [0.2, 0.15])
     """
     if is_traced(logits_fn, images, labels, threat):
         raise ValueError(
@@ -164,7 +164,7 @@ def exact(
             int(labels[i]),
             found.distances[i].astype(np.float64),
             float(distance[i]),
-            max(SOLVER_TOLERANCE, float(found.rounding[i])),
+            max(TOLERANCE, float(found.rounding[i]) / 4),
             minimum_norm,
         )
         for i, ball in enumerate(balls)

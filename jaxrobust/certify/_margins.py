@@ -13,10 +13,10 @@ from jaxrobust._types import LogitsFn
 from jaxrobust.iteration import Closure
 from jaxrobust.threat import ThreatModel
 
-from ._alpha import optimized_margins
-from ._bounds import margin_specification, per_image
+from ._alpha import Functions, optimized_functions
 from ._graph import Graph
 from ._methods import Method, methods_named
+from ._per_image import margin_specification, per_image
 from ._problem import Problem
 from ._rows import Dense
 from ._solve import Solver
@@ -33,9 +33,9 @@ def margins(
 ) -> jax.Array:
     """Lower bounds of ``z_y - z_i`` over all perturbations, ``[batch, classes]``; 0 in the column of the label.
 
-    An image whose other margins are all positive keeps its label. The function is pure and differentiable in the images, the
-    threat model's radius and the parameters that ``logits_fn`` closes over, so it is also what certified training minimises:
-    ``losses.cross_entropy(-margins, labels)`` bounds the worst case's cross-entropy.
+    An image whose other margins are all positive keeps its label. The function is pure and, but for ``"alpha-crown"``,
+    differentiable in the images, the threat model's radius and the parameters that ``logits_fn`` closes over, so it is also
+    what certified training minimises: ``losses.cross_entropy(-margins, labels)`` bounds the worst case's cross-entropy.
 
     Args:
         logits_fn, images, threat, rows_at_once: see :func:`linear_bounds`.
@@ -57,10 +57,25 @@ def margins(
     """
     arguments = Closure(logits_fn), images, labels, threat
     found = [
-        (optimized_margins if chosen.optimization_steps else _margins)(*arguments, chosen, rows_at_once)
+        _optimized(*arguments, chosen, rows_at_once).lower
+        if chosen.optimization_steps
+        else _margins(*arguments, chosen, rows_at_once)
         for chosen in methods_named(method)
     ]
     return jnp.stack(found).max(0)
+
+
+def _optimized(
+    logits_fn: Closure,
+    images: jax.Array,
+    labels: jax.Array,
+    threat: ThreatModel,
+    method: Method,
+    rows_at_once: int | None,
+) -> Functions:
+    logits = jax.eval_shape(logits_fn, images)
+    specification = margin_specification(labels, logits.shape[-1], logits.dtype)
+    return optimized_functions(logits_fn, images, threat, specification, method, rows_at_once)
 
 
 @partial(jax.jit, static_argnums=(4, 5))
@@ -110,7 +125,11 @@ def half_spaces(
         The thesis of Liu, equation (3.12): ``U_i`` are the normals, ``p_i`` is ``margins_i - <U_i, x>``.
     """
     (chosen,) = methods_named(method)
-    return _half_spaces(Closure(logits_fn), images, labels, threat, chosen, rows_at_once)
+    arguments = Closure(logits_fn), images, labels, threat, chosen, rows_at_once
+    if not chosen.optimization_steps:
+        return _half_spaces(*arguments)
+    _, normals, offsets = _optimized(*arguments)
+    return HalfSpaces(normals, jnp.einsum("bk...,b...->bk", normals, images, precision="highest") + offsets)
 
 
 @partial(jax.jit, static_argnums=(4, 5))

@@ -100,6 +100,9 @@ def nonuniform(
     Bisections of a scale at the start and at the end take some 100 evaluations more. The result is the larger of two sets, the
     best certified one on the way and the last one, both scaled until they touch the margin: never smaller than the uniform one.
 
+    For ``L1`` margins depend on one pixel at a time, and the search ends well below the optimum where there are many: by a third of
+    the mean radius for a linear model of 784 pixels, against a thousandth for ``Linf`` and two for ``L2``.
+
     Departures from the source (Algorithm 3.3):
         1. It starts from a certified set, keeps the best one, and scales by bisection instead of by repeated factors of 0.99.
            ``shrink="published"`` ends as the source does: the last radii, times 0.99 until they are certified, which may be
@@ -119,7 +122,8 @@ def nonuniform(
         threat: :class:`~jaxrobust.threat.Linf`, :class:`~jaxrobust.threat.L2` or :class:`~jaxrobust.threat.L1`, for its norm and
             box. Its radius is the largest one at which the search may start; it does not limit the result. The study certifies
             without a box, ``bounds=None``.
-        method: how margins are bounded, one or several of :data:`METHODS`.
+        method: how margins are bounded, one or several of :data:`METHODS`; not ``"alpha-crown"``, whose bounds have no
+            derivative.
         elide: whether margins are bounded as such, which is tighter, or as the difference of bounds of the logits, as in the
             study.
         delta: the smallest margin, in logits.
@@ -147,7 +151,7 @@ def nonuniform(
 
     Example:
         >>> from jaxrobust import Linf
-        >>> logits_fn = lambda x: x @ jnp.array([[2.0, 0.0], [1.0, 0.0]])  # a margin of 3, a half for each pixel
+        >>> logits_fn = lambda x: x @ jnp.array([[2.0, 0.0], [1.0, 0.0]])  # a margin of 3, half of it for each pixel
         >>> found = nonuniform(logits_fn, jnp.ones((1, 2)), jnp.array([0]), Linf(4.0, bounds=None), steps=300)
         >>> found.radii.round(2).tolist(), found.uniform.round(2).tolist(), found.mean_radius.round(2).tolist()
         ([[0.75, 1.5]], [1.0], [1.06])

@@ -55,13 +55,16 @@ def criterion_of(method: str | Sequence[str], elide: bool, rows_at_once: int | N
     """The criterion, checked.
 
     Raises:
-        ValueError: for unknown methods, and without elision for several, or one that optimises margins.
+        ValueError: for unknown methods, for those that optimise slopes, and for several without elision.
     """
     chosen = methods_named(method)
-    if not elide and (len(chosen) > 1 or chosen[0].optimization_steps):
+    if any(one.optimization_steps for one in chosen):
         raise ValueError(
-            f"elide=False bounds the logits themselves, by one method without optimisation, not {method!r}"
+            f"radii are found by derivatives of margins, which methods that optimise slopes do not have, got {method!r}; "
+            "find them by another, such as 'crown', and ask certified() whether this one allows larger eps"
         )
+    if not elide and len(chosen) > 1:
+        raise ValueError(f"elide=False bounds the logits by one method, got {method!r}")
     return Criterion(method if isinstance(method, str) else tuple(method), elide, rows_at_once)
 
 

@@ -76,43 +76,14 @@ _REWRITTEN: dict[str, Callable[..., jax.Array]] = {
 
 _COMPARISONS = {"gt": True, "ge": True, "lt": False, "le": False}
 _ELEMENTWISE = {
-    *(
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "neg",
-        "max",
-        "min",
-        "select_n",
-        "integer_pow",
-        "square",
-        "exp",
-        "exp2",
-        "log",
-        "log1p",
-    ),
-    *(
-        "expm1",
-        "tanh",
-        "logistic",
-        "atan",
-        "erf",
-        "erfc",
-        "erf_inv",
-        "abs",
-        "sign",
-        "sqrt",
-        "rsqrt",
-        "cbrt",
-        "sin",
-        "cos",
-    ),
-    *("pow", "clamp", "gt", "ge", "lt", "le", "eq", "ne", "convert_element_type", "and", "or", "not", "is_finite"),
+    *("add", "sub", "mul", "div", "neg", "max", "min", "select_n", "integer_pow", "square", "exp", "exp2"),
+    *("log", "log1p", "expm1", "tanh", "logistic", "atan", "erf", "erfc", "erf_inv", "abs", "sign", "sqrt"),
+    *("rsqrt", "cbrt", "sin", "cos", "pow", "clamp", "gt", "ge", "lt", "le", "eq", "ne"),
+    *("convert_element_type", "and", "or", "not", "is_finite"),
 }
 _RANDOM = {
-    *("random_bits", "random_seed", "random_wrap", "random_unwrap", "random_fold_in", "random_split", "random_gamma"),
-    *("threefry2x32", "rng_bit_generator", "rng_uniform"),
+    *("random_bits", "random_seed", "random_wrap", "random_unwrap", "random_fold_in", "random_split"),
+    *("random_gamma", "threefry2x32", "rng_bit_generator", "rng_uniform"),
 }
 _HINTS = {
     "rsqrt": "batch norm in training mode? Use running statistics; layer norm has no linear bounds here",

@@ -178,22 +178,18 @@ def test_crown_of_s_shaped_functions(float64, name):
         np.testing.assert_allclose((lines.lower_slope[i], lines.upper_slope[i]), expected, atol=1e-9)
 
 
-def test_leaky_relus():
+def test_parameters_may_be_arrays_and_traced():
     lower, upper = jnp.asarray([-1.0, -2, 1, -3]), jnp.asarray([2.0, 1, 2, -1])
-    bounds = jax.jit(lambda slope: everything(activations.leaky_relu(slope), lower, upper))
-    for slope, same in ((0.0, activations.relu), (-1.0, activations.absolute)):
-        np.testing.assert_allclose(bounds(jnp.full(4, slope)), everything(same, lower, upper), atol=1e-6)
-    slopes = [0.25, 2.0, 0.5, -1.0]
-    each = [everything(activations.leaky_relu(slope), lower, upper) for slope in slopes]
-    np.testing.assert_allclose(bounds(jnp.asarray(slopes)), np.diagonal(np.stack(each), axis1=0, axis2=2), atol=1e-6)
-
-
-def test_traced_parameters_give_the_bounds_of_numbers():
-    lower, upper = jnp.asarray([-1.0, -2, 1, -3]), jnp.asarray([2.0, 1, 2, -1])
-    bounds = jax.jit(lambda alpha: everything(activations.elu_with_alpha(alpha), lower, upper))
+    leaky = jax.jit(lambda slope: everything(activations.leaky_relu(slope), lower, upper))
+    for slope, same in ((0.0, activations.relu), (-1.0, activations.absolute), (2.0, activations.leaky_relu(2.0))):
+        np.testing.assert_allclose(leaky(jnp.full(4, slope)), everything(same, lower, upper), atol=1e-6)
+    each = [leaky(jnp.full(4, slope)) for slope in (0.25, 2.0, 0.5, -1.0)]
+    together = leaky(jnp.asarray([0.25, 2.0, 0.5, -1.0]))
+    np.testing.assert_allclose(together, np.diagonal(np.stack(each), axis1=0, axis2=2), atol=1e-6)
+    elu = jax.jit(lambda alpha: everything(activations.elu_with_alpha(alpha), lower, upper))
     for alpha in (0.5, 2.0):
-        found = bounds(jnp.asarray(alpha))
-        np.testing.assert_allclose(found, everything(activations.elu_with_alpha(alpha), lower, upper), atol=1e-6)
+        same = activations.elu_with_alpha(alpha)
+        np.testing.assert_allclose(elu(jnp.asarray(alpha)), everything(same, lower, upper), atol=1e-6)
 
 
 def test_images_of_intervals():
@@ -336,11 +332,11 @@ def test_compiled_derivatives_are_not_made_of_parts_of_several_candidates(name):
     np.testing.assert_allclose(derivatives.sum(0), exact.sum(0), rtol=1e-3, atol=1e-3)
 
 
-def test_derivatives_of_relu_where_an_end_is_at_the_kink():
+@pytest.mark.parametrize("method", ["parallel", "crown"])
+def test_derivatives_of_relu_where_an_end_is_at_the_kink(method):
+    derivatives = jax.jit(jax.jacrev(getattr(activations.relu, method), (0, 1)))
     for ends in ((0.0, 2.0), (-2.0, 0.0), (0.0, 0.0)):
-        for method in ("parallel", "crown"):
-            derivatives = jax.jacrev(lambda *x, method=method: getattr(activations.relu, method)(*x), (0, 1))(*ends)
-            np.testing.assert_array_equal(derivatives, np.zeros((4, 2)))
+        np.testing.assert_array_equal(derivatives(*ends), np.zeros((4, 2)))
 
 
 def test_activations_can_be_static_arguments():

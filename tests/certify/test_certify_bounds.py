@@ -90,7 +90,7 @@ def test_a_pool_by_hand(method):
 
 
 @pytest.mark.parametrize("threat", [Linf, L2, L1])
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", ["interval", "crown", "forward"])
 def test_affine_networks_are_exact(threat, method, key):
     """A convolution, a mean, a product: the bounds are the logits plus or minus the dual norm of their gradient."""
     kernel, weight = jax.random.normal(key, (3, 3, 2, 4)), jax.random.normal(key, (4, CLASSES))

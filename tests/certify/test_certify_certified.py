@@ -104,12 +104,16 @@ def problem():
     return logits_fn, images, logits_fn(images).argmax(-1)
 
 
+EVERY = pytest.param(tuple(METHODS), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("methods", [("fast-lin", "crown", "alpha-crown"), EVERY], ids=["some", "all"])
 @pytest.mark.parametrize("threat", [Linf(0.02), L2(0.1), L1(0.5), NonUniform(Linf, jnp.full(IMAGE, 0.02))])
-def test_what_is_certified_survives_attacks(problem, threat, key):
+def test_what_is_certified_survives_attacks(problem, threat, methods, key):
     """certified <= robust <= correct, image by image; the envelope certifies what Fast-Lin does, and more radius."""
     logits_fn, images, labels = problem
     labels = labels.at[:5].set((labels[:5] + 1) % 3)
-    proved = {m: certify.certified(logits_fn, images, labels, threat, method=m) for m in METHODS}
+    proved = {m: certify.certified(logits_fn, images, labels, threat, method=m) for m in methods}
     adversarial = attacks.pgd(threat, steps=10)(key, logits_fn, images, labels)
     robust = (logits_fn(adversarial).argmax(-1) == labels) & (logits_fn(images).argmax(-1) == labels)
     for name, found in proved.items():
@@ -183,9 +187,7 @@ def test_new_parameters_compile_nothing(problem):
 def test_optimised_slopes_are_never_looser_and_sound(name, threat, key):
     logits_fn, images = NETWORKS[name].bound(key), jax.random.uniform(key, (8, *IMAGE))
     labels = logits_fn(images).argmax(-1)
-    crown, alpha = (
-        certify.margins(logits_fn, images, labels, threat, method=m) for m in ("crown", "alpha-crown")
-    )
+    crown, alpha = (certify.margins(logits_fn, images, labels, threat, method=m) for m in ("crown", "alpha-crown"))
     assert (alpha >= crown - 1e-6).all()
     assert (alpha > crown + 1e-4).any()
     for sample_key in jax.random.split(key, 20):

@@ -27,16 +27,16 @@ def affine(weight, images):
     return images.reshape(len(images), -1) @ weight
 
 
-def mlp(activation, parameters, images):
-    for weight, bias in parameters[:-1]:
+def mlp(activations, parameters, images):
+    for (weight, bias), activation in zip(parameters[:-1], activations, strict=True):
         images = activation(images @ weight + bias)
     weight, bias = parameters[-1]
     return images @ weight + bias
 
 
-def random_mlp(seed, activation, *sizes):
+def random_mlp(activations, *sizes):
     """Parameters, such that no class is always the largest."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     shapes = list(itertools.pairwise(sizes))
     parameters = [
         (random.normal(0, 1.5 / n**0.5, (n, m)).astype(np.float32), random.normal(0, 0.2, m).astype(np.float32))
@@ -44,7 +44,7 @@ def random_mlp(seed, activation, *sizes):
     ]
     points = random.uniform(size=(100, sizes[0])).astype(np.float32)
     weight, bias = parameters[-1]
-    parameters[-1] = weight, bias - np.asarray(mlp(activation, parameters, points).mean(0))
+    parameters[-1] = weight, bias - np.asarray(mlp(activations, parameters, points).mean(0))
     return parameters
 
 
@@ -55,13 +55,13 @@ def leaky_relu(images):
 SLOPES = {jax.nn.relu: 0.0, leaky_relu: 0.2, jnp.abs: -1.0}
 
 
-def nearest_by_patterns(parameters, slope, image, label, norm):
+def nearest_by_patterns(parameters, slopes, image, label, norm):
     """The distance in the box to another class: a linear program for every pattern of signs and every class."""
     pixels, best = len(image), np.inf
     units = [weight.shape[1] for weight, _ in parameters[:-1]]
     for signs in itertools.product([1.0, -1.0], repeat=sum(units)):
         remaining, matrix, constant, rows, sides = iter(signs), np.eye(pixels), np.zeros(pixels), [], []
-        for (weight, bias), count in zip(parameters[:-1], units, strict=True):
+        for (weight, bias), count, slope in zip(parameters[:-1], units, slopes, strict=True):
             matrix, constant = weight.T.astype(float) @ matrix, weight.T.astype(float) @ constant + bias
             sign = np.array([next(remaining) for _ in range(count)])
             rows.append(-sign[:, None] * matrix)
@@ -152,28 +152,24 @@ def test_double_precision():
 
 
 @pytest.mark.parametrize(
-    ("activation", "norm", "sizes"),
-    [
-        (jax.nn.relu, np.inf, (2, 4, 3)),
-        (jax.nn.relu, 1, (3, 3, 2, 2)),
-        (leaky_relu, np.inf, (2, 2, 2, 2)),
-        (jnp.abs, 1, (2, 3, 3)),
-    ],
+    ("activations", "norm", "sizes"),
+    [((jax.nn.relu,), np.inf, (2, 4, 3)), ((leaky_relu, jnp.abs), 1, (3, 3, 2, 2))],
 )
-def test_nearest_of_all_activation_patterns(activation, norm, sizes):
+def test_nearest_of_all_activation_patterns(activations, norm, sizes):
     threat = Linf(0.3) if norm == np.inf else L1(0.4)
-    parameters = random_mlp(0, activation, *sizes)
-    logits_fn = partial(mlp, activation, parameters)
+    parameters, slopes = random_mlp(activations, *sizes), [SLOPES[activation] for activation in activations]
+    logits_fn = partial(mlp, activations, parameters)
     images = jnp.asarray(np.random.default_rng(1).uniform(size=(4, sizes[0])), jnp.float32)
     labels = logits_fn(images).argmax(-1)
-    expected = [
-        nearest_by_patterns(parameters, SLOPES[activation], np.asarray(image, float), int(label), norm)
+    expected = [  # radii fall short of it by the tolerance of margins, divided by their slopes
+        nearest_by_patterns(parameters, slopes, np.asarray(image, float), int(label), norm)
         for image, label in zip(images, labels, strict=True)
     ]
     found = exact(logits_fn, images, labels, threat, minimum_norm=True)
     assert (np.array(expected) < threat.eps).any()
-    np.testing.assert_allclose(found.radius, np.minimum(expected, threat.eps), atol=1e-4)
+    np.testing.assert_allclose(found.radius, np.minimum(expected, threat.eps), atol=5e-4)
     assert (found.radius <= np.array(expected) + 1e-6).all()
+    assert (found.distance >= np.array(expected) - 1e-6).all()
     check_counterexamples(found, logits_fn, images, labels, threat)
     decided = exact(logits_fn, images, labels, threat)
     np.testing.assert_array_equal(decided.status, found.status)
@@ -181,8 +177,8 @@ def test_nearest_of_all_activation_patterns(activation, norm, sizes):
 
 
 def test_lies_between_certificates_and_attacks(key):
-    threat, parameters = Linf(0.15), random_mlp(0, jax.nn.relu, 6, 8, 8, 3)
-    logits_fn = partial(mlp, jax.nn.relu, parameters)
+    threat, activations = Linf(0.15), (jax.nn.relu, jax.nn.relu)
+    logits_fn = partial(mlp, activations, random_mlp(activations, 6, 8, 8, 3))
     images = jax.random.uniform(key, (16, 6))
     labels = logits_fn(images).argmax(-1).at[0].add(1) % 3
     adversarial = attacks.pgd(threat, steps=20)(key, logits_fn, images, labels)
@@ -221,27 +217,35 @@ def test_lies_between_certificates_and_attacks(key):
     assert not np.isfinite(late.distance[open_]).any()
 
 
-def conv_network(pool, parameters, images):
-    def conv(x, kernel, stride):
-        return jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+def maxout(largest, weight, images):
+    """The largest of three linear functions of the image for each class."""
+    return largest(((images - 0.5) @ weight).reshape(len(images), 2, 3))
+
+
+def test_max_pooling_is_what_relu_makes_of_it():
+    random = np.random.default_rng(2)
+    weight = jnp.asarray(random.normal(size=(3, 6)), jnp.float32)
+    images = jnp.asarray(random.uniform(size=(5, 3)), jnp.float32)
+    pooled = partial(maxout, lambda x: x.max(-1), weight)
+    rewritten = partial(maxout, lambda x: jnp.maximum(jnp.maximum(x[..., 0], x[..., 1]), x[..., 2]), weight)
+    labels, threat = pooled(images).argmax(-1), Linf(0.2)
+    found, other = (exact(f, images, labels, threat, minimum_norm=True) for f in (pooled, rewritten))
+    check_counterexamples(found, pooled, images, labels, threat)
+    assert found.binaries.max() > 2
+    np.testing.assert_array_equal(found.status, other.status)
+    np.testing.assert_allclose(found.radius, other.radius, atol=1e-4)
+    assert len(set(found.status)) == 2
+
+
+def conv_network(parameters, images):
+    def conv(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     first, scale, second, skip, last = parameters
-    x = jax.nn.relu(conv(images, first, 1) * scale + 0.1)
-    x = pool(x)
-    x = jax.nn.relu(conv(x, second, 1) + conv(x, skip, 1))
+    x = jax.nn.relu(conv(images, first) * scale + 0.1)
+    x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    x = jax.nn.relu(conv(x, second) + conv(x, skip))
     return x.reshape(len(x), -1) @ last[:-1] + last[-1]
-
-
-def pooled(x):
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-
-
-def pooled_by_relu(x):
-    """The same by other primitives: ``max(a, b) = relu(a - b) + b``."""
-    parts = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
-    return jnp.maximum(jnp.maximum(parts[0], parts[1]), jnp.maximum(parts[2], parts[3]))
 
 
 def evaluate(network, image):
@@ -260,26 +264,21 @@ def evaluate(network, image):
     return of(network.logits)
 
 
-def test_convolutions_and_max_pooling():
+def test_convolutions():
     random = np.random.default_rng(4)
     shapes = [((3, 3, 1, 2), 3), ((2,), 1), ((3, 3, 2, 2), 4), ((1, 1, 2, 2), 2), ((9, 3), 3)]
     parameters = [jnp.asarray(random.normal(0, 1 / n, shape), jnp.float32) for shape, n in shapes]
     images = jnp.asarray(random.uniform(size=(4, 4, 4, 1)), jnp.float32)
-    parameters[-1] -= conv_network(pooled, parameters, images).mean(0) * jnp.eye(9)[-1:].T
-    logits_fn = partial(conv_network, pooled, parameters)
+    parameters[-1] -= conv_network(parameters, images).mean(0) * jnp.eye(9)[-1:].T
+    logits_fn = partial(conv_network, parameters)
     network = piecewise_linear(logits_fn, jax.ShapeDtypeStruct((1, 4, 4, 1), jnp.float32))
     logits = np.asarray(logits_fn(images))
     of_matrices = [evaluate(network, image) for image in np.asarray(images).reshape(4, -1)]
     np.testing.assert_allclose(of_matrices, logits, atol=1e-5)
-
-    labels, threat = jnp.asarray(logits.argmax(-1)), Linf(0.1)
+    labels, threat = jnp.asarray(logits.argmax(-1)), Linf(0.02)
     found = exact(logits_fn, images, labels, threat, minimum_norm=True)
     check_counterexamples(found, logits_fn, images, labels, threat)
-    assert found.binaries.max() > 10
-    rewritten = exact(partial(conv_network, pooled_by_relu, parameters), images, labels, threat, minimum_norm=True)
-    np.testing.assert_array_equal(found.status, rewritten.status)
-    np.testing.assert_allclose(found.radius, rewritten.radius, atol=1e-4)
-    assert len(set(found.status)) == 2
+    assert set(found.status) == {ExactStatus.VERIFIED, ExactStatus.FALSIFIED}
 
 
 def test_refuses_what_it_cannot_solve():

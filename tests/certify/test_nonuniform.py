@@ -256,7 +256,6 @@ def test_bounding_logits_is_looser_than_bounding_margins():
         ("interval", True),
         ("interval", False),
         pytest.param(("crown", "interval"), True, marks=pytest.mark.slow),
-        pytest.param("alpha-crown", True, marks=pytest.mark.slow),
         pytest.param("forward-backward", False, marks=pytest.mark.slow),
     ],
 )
@@ -441,7 +440,7 @@ def test_cosine_of_random_vectors():
         ({"shrink": "loop"}, "choose one of bisection, published"),
         ({"method": "linear"}, "unknown method"),
         ({"method": ("crown", "interval"), "elide": False}, "elide"),
-        ({"method": "alpha-crown", "elide": False}, "elide"),
+        ({"method": "alpha-crown"}, "derivatives"),
         ({"initial": np.ones(4, np.float32)}, "shape of one image"),
         ({"initial": np.zeros(5, np.float32)}, "positive"),
     ],
