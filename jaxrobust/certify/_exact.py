@@ -8,9 +8,8 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import partial
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,26 +18,19 @@ import numpy as np
 from jaxrobust._types import LogitsFn
 from jaxrobust.iteration import Closure, is_traced
 from jaxrobust.progress import ProgressBar
-from jaxrobust.threat import L1, Extent, Linf, NonUniform, ThreatModel
+from jaxrobust.threat import ThreatModel
 
 from ._backward import substitute
-from ._ball import Ball
-from ._certified import ROUNDING, rounding
 from ._exact_search import Search
-from ._graph import Graph
-from ._methods import METHODS, Method, methods_named
+from ._exact_start import balls_around, certificates, classes, known_examples
+from ._methods import methods_named
 from ._network_checks import check
-from ._per_image import margin_specification, per_image
 from ._piecewise_linear import piecewise_linear
-from ._problem import Interval, Problem
-from ._rows import Dense
-from ._solve import operand_bounds
 
 TOLERANCE = 1e-5
 """Margins up to here count as adversarial in proofs, and counterexamples are looked for below minus this.
 
-HiGHS holds constraints to 1e-7 and binary variables to 1e-6. It is more where a quarter of :data:`ROUNDING` of the largest logit
-is: that is what a network's own rounding may do, without that of bounds.
+HiGHS holds constraints to 1e-7 and binary variables to 1e-6. It is more where a quarter of ``ROUNDING`` of the largest logit is: that is what a network's own rounding may do, without that of bounds.
 """
 
 
@@ -49,7 +41,7 @@ class ExactStatus(enum.IntEnum):
         VERIFIED: no perturbation changes its label.
         FALSIFIED: one does, and here it is.
         TIMEOUT: the time was over.
-        NUMERICAL: the solver's answer lies within its tolerances: the smallest margin is about zero.
+        NUMERICAL: the smallest margin is zero, up to the solver's tolerance, or the solver failed.
     """
 
     VERIFIED = 0
@@ -63,11 +55,10 @@ class ExactResult(NamedTuple):
 
     Attributes:
         status: int ``[n]``, see :class:`ExactStatus`.
-        radius: ``[n]``, proved: no image nearer than this is classified as another class than the label. It is ``threat.eps`` for
-            verified images; with ``minimum_norm`` the distance of the nearest adversarial example for falsified ones, up to the
-            solver's tolerances; else what was known when the search ended.
-        distance: ``[n]``, of the counterexample, ``inf`` where there is none: the nearest adversarial example is not
-            farther. In the threat model's norm, as ``radius``.
+        radius: ``[n]``, proved: no image nearer than this has another label. It is ``threat.eps`` for verified images and, with
+            ``minimum_norm``, the distance of the nearest adversarial example for falsified ones, see :func:`exact`; otherwise
+            a lower bound of it, from what was known when the search ended. In the threat model's norm.
+        distance: ``[n]``, of the counterexample, ``inf`` where there is none: no less than that of the nearest one.
         counterexamples: ``[n, *image]``, in ball and box; the image itself where there is none.
         binaries: int ``[n]``, units that may switch in the ball; 0 where no program was solved.
         seconds: ``[n]``, spent on mixed-integer programming.
@@ -96,17 +87,18 @@ def exact(
 ) -> ExactResult:
     """Decide for each image whether a perturbation changes its label, by a proof or a counterexample.
 
-    For small networks of ReLU, leaky ReLU, absolute value and max pooling between affine layers. What CROWN certifies, class
-    by class, and what ``falsify`` breaks is settled; for every other class a mixed-integer program looks for the point of the
-    ball where it comes closest to the label, or for the nearest one where it wins. The time grows exponentially with the units
-    that may switch within the ball: some 50 take seconds, a few hundred may take for ever.
+    For small networks of affine layers with ReLU, leaky ReLU, absolute value or max pooling between them. What ``falsify``
+    breaks is settled, and so is every class that CROWN rules out. For each other class a mixed-integer program looks for the point
+    of the ball where it gains most on the label, or for the nearest one where it wins. The time grows exponentially with the
+    units that may switch within the ball: 20 take a fraction of a second, 50 some seconds, hundreds may take for ever.
 
-    Counterexamples are checked by running ``logits_fn``. Proofs hold in floating point, with the tolerances of HiGHS (1e-7 for
-    constraints, 1e-6 for binary variables): a verified image has no perturbation with a margin below
-    :data:`SOLVER_TOLERANCE` (or a few hundred roundings of its logits, if that is more), to be on the safe side.
-    The exactness of radii is this margin divided by the margin's slope.
+    Counterexamples are checked by running ``logits_fn``. Proofs hold in floating point: HiGHS has tolerances, 1e-7 for constraints
+    and 1e-6 for binary variables. To be on the safe side, it must prove that all margins in the ball are above a small positive
+    number: 1e-5, or 64 roundings of the largest logit if that is more. Where a margin passes zero with slope ``s``, ``radius`` is
+    short of the exact one by that number divided by ``s``; the exact one lies between ``radius`` and ``distance``.
 
-    Runs on the host; inside ``jit`` it is an error.
+    This runs on the host; inside ``jit`` it is an error. Where a tie is broken in favour of the label, the image is neither
+    verified nor falsified.
 
     Args:
         logits_fn: images ``[batch, ...]`` to logits ``[batch, classes]``, see :func:`certified`.
@@ -118,8 +110,9 @@ def exact(
         method: which bounds of the values inside the network the programs start from, one or several of :data:`METHODS`.
         falsify: adversarial images of an attack, shaped as ``images``. Those in ball and box that are misclassified are
             counterexamples; others are ignored.
-        time_limit: seconds for each image.
-        workers: images solved at the same time; by default one per core.
+        time_limit: seconds for each image, by the clock; the solver may take a little longer to stop.
+        workers: images solved at the same time, by threads; by default one per core. More than there are idle cores make
+            time-outs more likely.
         progress: show a progress bar; by default when the output is a terminal.
 
     Raises:
@@ -130,6 +123,7 @@ def exact(
         Tjeng et al., 2019, "Evaluating robustness of neural networks with mixed integer programming".
 
     Example:
+        >>> from jaxrobust import Linf
         >>> logits_fn = lambda x: jax.nn.relu(x) @ jnp.array([[1.0, 0.0], [0.0, 1.0]])
         >>> images, labels = jnp.array([[0.8, 0.2], [0.5, 0.8]]), jnp.array([0, 1])
         >>> found = exact(logits_fn, images, labels, Linf(0.2), minimum_norm=True)
@@ -141,7 +135,7 @@ def exact(
             "exact runs a solver on the host, so it cannot be part of a jitted function: call it outside jit"
         )
     images, labels = jnp.asarray(images), jnp.asarray(labels)
-    norm, methods = _norm(threat), methods_named(method)
+    methods = methods_named(method)
     if not time_limit > 0 or (workers is not None and workers < 1):
         raise ValueError(f"time_limit and workers must be positive, got {time_limit} and {workers}")
     if falsify is not None and jnp.shape(falsify) != images.shape:
@@ -149,13 +143,13 @@ def exact(
     check(logits_fn, images, labels, threat)
     closure = Closure(logits_fn)
     network = piecewise_linear(closure, jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype))
-    balls = _balls(images, threat, norm)
-    distance, counterexamples = _known(closure, images, labels, threat, balls, falsify)
+    balls = balls_around(images, threat)
+    distance, counterexamples = known_examples(closure, images, labels, threat, balls, falsify)
     if minimum_norm:
         balls = [ball.shrunk(d * (1 + 1e-6)) for ball, d in zip(balls, distance, strict=True)]
     radii = np.array([ball.radius for ball in balls])
     within = dataclasses.replace(threat, eps=jnp.asarray(radii, images.dtype))  # type: ignore[type-var]
-    found = jax.device_get(_certificates(closure, images, labels, within, methods))
+    found = jax.device_get(certificates(closure, images, labels, within, methods))
     searches = [
         Search(
             network,
@@ -175,7 +169,7 @@ def exact(
     def run(i: int) -> None:
         def is_adversarial(image: np.ndarray) -> bool:
             with lock, jax.enable_x64(double):  # programs for several devices must not overlap
-                return int(_classes(closure, image.reshape(1, *images.shape[1:]))[0]) != int(labels[i])
+                return int(classes(closure, image.reshape(1, *images.shape[1:]))[0]) != int(labels[i])
 
         searches[i].run(time_limit, is_adversarial)
 
@@ -199,117 +193,6 @@ def _status(search: Search) -> ExactStatus:
     if search.verified:
         return ExactStatus.VERIFIED
     return ExactStatus.TIMEOUT if search.timed_out else ExactStatus.NUMERICAL
-
-
-def _norm(threat: Any) -> float:
-    kind = threat.kind if isinstance(threat, NonUniform) else type(threat)
-    if kind not in (Linf, L1):
-        raise ValueError(
-            f"exact answers are known for Linf and L1, and NonUniform of these, got {kind.__name__}: the solver's constraints "
-            "are linear. Use certified() and radius(), or a ball that holds this one"
-        )
-    return math.inf if kind is Linf else 1.0
-
-
-def _balls(images: jax.Array, threat: Any, norm: float) -> list[Ball]:
-    of_unit = dataclasses.replace(threat, eps=1.0)
-    (low, high, _), (_, _, scale) = jax.device_get(_extents(images, threat, of_unit))
-    pixels, radii = np.asarray(images), np.broadcast_to(np.asarray(threat.eps, np.float64), len(images))
-
-    def of(i: int) -> Ball:
-        least, most, unit = (x[i].astype(np.float64).reshape(-1) for x in (low, high, scale))
-        return Ball(pixels[i].reshape(-1), least, most, unit, norm, float(radii[i]), threat.bounds)
-
-    return [of(i) for i in range(len(images))]
-
-
-@jax.jit
-def _extents(images: jax.Array, *threats: ThreatModel) -> tuple[Extent, ...]:
-    return tuple(threat.extent(images) for threat in threats)
-
-
-def _known(
-    logits_fn: Closure,
-    images: jax.Array,
-    labels: jax.Array,
-    threat: ThreatModel,
-    balls: list[Ball],
-    falsify: jax.Array | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Distances of the adversarial examples that are there already, and these."""
-    distance, counterexamples = np.full(len(images), math.inf), np.array(images)
-    if falsify is not None:
-        candidates = jnp.asarray(falsify, images.dtype)
-        for i in np.flatnonzero(_broken(logits_fn, images, labels, threat, candidates)):
-            counterexamples[i] = candidates[i]
-            distance[i] = balls[i].distance(counterexamples[i].reshape(-1))
-    wrong = np.asarray(_classes(logits_fn, images) != labels)
-    distance[wrong], counterexamples[wrong] = 0, np.asarray(images)[wrong]
-    return distance, counterexamples
-
-
-@jax.jit
-def _broken(
-    logits_fn: Closure, images: jax.Array, labels: jax.Array, threat: ThreatModel, candidates: jax.Array
-) -> jax.Array:
-    """Which candidates are misclassified, and in ball and box up to rounding."""
-    perturbation = candidates - images
-    outside = jnp.abs(threat.project(perturbation, images) - perturbation).reshape(len(images), -1).max(-1)
-    rounding = 4 * float(jnp.finfo(images.dtype).eps) * jnp.maximum(jnp.abs(images).max(), 1)
-    return (outside <= rounding) & (logits_fn(candidates).argmax(-1) != labels)
-
-
-@jax.jit
-def _classes(logits_fn: Closure, images: jax.Array) -> jax.Array:
-    return logits_fn(images).argmax(-1)
-
-
-class _Certificates(NamedTuple):
-    """What bounds say, a row for each image.
-
-    Attributes:
-        bounds: of the operand of each nonlinear node, widened by rounding.
-        distances: to the half-spaces of the classes, ``[n, classes]``; ``inf`` for the label.
-        rounding: of margins, ``[n]``.
-    """
-
-    bounds: tuple[Interval, ...]
-    distances: jax.Array
-    rounding: jax.Array
-
-
-@partial(jax.jit, static_argnums=4)
-def _certificates(
-    logits_fn: Closure, images: jax.Array, labels: jax.Array, threat: ThreatModel, methods: tuple[Method, ...]
-) -> _Certificates:
-    def compute(graph: Graph, problem: Problem, rows: Dense) -> tuple[tuple[Interval, ...], jax.Array, jax.Array]:
-        candidates = [operand_bounds(graph, problem, method, None) for method in methods]
-        bounds = tuple(_widened(_intersection(intervals)) for intervals in zip(*candidates, strict=True))
-        nodes = zip(graph.nonlinear, bounds, strict=True)
-        relaxation = {node: METHODS["crown"].relax(node, operand) for node, operand in nodes}
-        found = substitute(graph, graph.output, rows, relaxation)
-        normals = found.rows[graph.image].dense()
-        return bounds, normals.values[:, 0], normals.dot(problem.image) + found.lower
-
-    bounds, normals, margins = per_image(logits_fn, images, threat, partial(margin_specification, labels), compute)
-    safe = rounding(logits_fn(images))
-    distance = partial(threat.distance, signed=False)
-    distances = jax.vmap(distance, (None, 1, 1), 1)(images, normals, margins - safe[:, None])
-    others = labels[:, None] != jnp.arange(margins.shape[-1], dtype=labels.dtype)
-    return _Certificates(bounds, jnp.where(others, distances, jnp.inf), safe)
-
-
-def _intersection(intervals: Sequence[Interval]) -> Interval:
-    lower, upper = zip(*intervals, strict=True)
-    return jnp.stack(lower).max(0), jnp.stack(upper).min(0)
-
-
-def _widened(interval: Interval) -> Interval:
-    """By what rounding may have cost."""
-    lower, upper = interval
-    largest = jnp.maximum(jnp.maximum(jnp.abs(lower).max(), jnp.abs(upper).max()), 1)
-    reach = ROUNDING * float(jnp.finfo(lower.dtype).eps) * largest
-    return lower - reach, upper + reach
 
 
 def _together(run: Callable[[int], None], todo: list[int], workers: int | None, progress: bool | None) -> None:

@@ -10,7 +10,7 @@ from ._graph import Node
 from ._max_pool import MaxPool, PoolLines
 from ._problem import Interval
 
-Slopes = Literal["parallel", "parallel-seed", "adaptive"]
+Slopes = Literal["parallel", "parallel-seed", "adaptive", "midpoint"]
 Way = Literal["interval", "backward", "forward"]
 
 
@@ -20,8 +20,9 @@ class Method(NamedTuple):
     Attributes:
         intermediate: how the operands of nonlinear nodes are bounded.
         final: how the logits are.
-        slopes: which lines replace activations: parallel ones (Fast-Lin), those with the seed's rule for s-shaped
-            activations, or lines with slopes of their own (CROWN).
+        slopes: which lines replace activations: parallel ones (Fast-Lin), those with the seed's rule for S-shaped
+            activations, lines with slopes of their own (CROWN), or those that are nearest to the activation in the middle of
+            the interval, which differ from CROWN's for S-shaped activations only and are mostly tighter.
         optimization_steps: so many steps move the slopes uphill on the bounds, for every row.
     """
 
@@ -36,8 +37,8 @@ class Method(NamedTuple):
         if isinstance(operation, MaxPool):
             return operation.lines(*operand)
         assert isinstance(operation, Activation)
-        if self.slopes == "adaptive":
-            return operation.crown(*operand)
+        if self.slopes in ("adaptive", "midpoint"):
+            return operation.crown(*operand, rule="ends" if self.slopes == "adaptive" else "midpoint")
         lines = operation.parallel(*operand, rule="seed" if self.slopes == "parallel-seed" else "tight")
         return Lines(lines.lower_slope, lines.lower_intercept, lines.lower_slope, lines.upper_intercept)
 
@@ -48,6 +49,7 @@ METHODS: dict[str, Method] = {
     "fast-lin-seed": Method("backward", "backward", "parallel-seed"),
     "fast-lin-interval": Method("interval", "backward"),
     "crown": Method("backward", "backward", "adaptive"),
+    "crown-midpoint": Method("backward", "backward", "midpoint"),
     "crown-interval": Method("interval", "backward", "adaptive"),
     "alpha-crown": Method("backward", "backward", "adaptive", optimization_steps=20),
     "forward": Method("forward", "forward"),

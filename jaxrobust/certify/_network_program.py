@@ -1,7 +1,7 @@
 """A network on a norm ball as a mixed-integer linear program.
 
-Source: Tjeng et al., 2019, "Evaluating robustness of neural networks with mixed integer programming"; spec 8.8 of the
-verification study. A value that may be on either side of a kink is split into its positive and its negative part, one of which
+Source: Tjeng et al., 2019, "Evaluating robustness of neural networks with mixed integer programming"; section
+8.8 of the verification study. A value that may be on either side of a kink is split into its positive and its negative part, one of which
 is zero; a binary variable says which. Bounds make that linear, and the tighter they are the faster the search.
 """
 

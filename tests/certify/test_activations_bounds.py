@@ -10,7 +10,7 @@ from _activation_table import S_SHAPED, TABLE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-INTERVALS, POINTS = 400, 301
+INTERVALS, POINTS = 400, 201
 ROUNDING = 16
 """What a line may pass the function by, in units of the precision of its type times the largest of its terms on the interval."""
 
@@ -74,7 +74,7 @@ def excess(line, x, value, dtype):
 
 
 @pytest.mark.parametrize("name", TABLE)
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=4, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_all_lines_are_bounds_in_double_precision(name, seed):
     lower, upper, slopes = intervals(np.random.default_rng(seed), INTERVALS, np.float64)
@@ -91,7 +91,7 @@ EXTREMES = np.asarray(
 @pytest.mark.parametrize("name", TABLE)
 def test_all_lines_are_bounds_with_finite_derivatives_in_single_precision(name):
     activation, reference = TABLE[name]
-    lower, upper, slopes = intervals(np.random.default_rng(0), 2000, np.float32)
+    lower, upper, slopes = intervals(np.random.default_rng(0), 1000, np.float32)
     extremes = np.asarray([(l, u) for l in EXTREMES for u in EXTREMES if l <= u], np.float32)
     lower[: len(extremes)], upper[: len(extremes)] = extremes.T
 
