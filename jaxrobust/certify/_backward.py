@@ -16,7 +16,7 @@ from ._affine import Affine
 from ._graph import Graph, Node
 from ._max_pool import PoolLines
 from ._problem import Interval, Problem, between
-from ._rows import Dense, Rows, identity
+from ._rows import Dense, Rows, identity, split
 
 Relaxation = Mapping[Node, Lines | PoolLines]
 """Linear bounds of each nonlinear node as functions of its operand."""
@@ -108,15 +108,11 @@ def node_bounds(graph: Graph, node: Node, relaxation: Relaxation, problem: Probl
         graph, node: of the network.
         relaxation: of all nonlinear nodes that it depends on.
         problem: the image.
-        at_once: so many rows at a time at most, to bound memory; the rows of feature maps, which are small, stay together.
+        at_once: so many rows at a time at most, to bound memory; of feature maps at least one channel.
     """
-    rows = identity(node.shape, node.aval.dtype)
-    if not isinstance(rows, Dense) or at_once is None or len(rows.values) <= at_once:
-        lower, upper = bounds(graph, node, rows, relaxation, problem)
-    else:
-        parts = [
-            bounds(graph, node, Dense(rows.values[i : i + at_once]), relaxation, problem)
-            for i in range(0, len(rows.values), at_once)
-        ]
-        lower, upper = (jnp.concatenate(side) for side in zip(*parts, strict=True))
-    return lower.reshape(node.shape), upper.reshape(node.shape)
+    parts = [
+        tuple(side.reshape(*leading, -1) for side in bounds(graph, node, rows, relaxation, problem))
+        for rows, leading in split(identity(node.shape, node.aval.dtype), at_once)
+    ]
+    lower, upper = (jnp.concatenate(side, -1).reshape(node.shape) for side in zip(*parts, strict=True))
+    return lower, upper

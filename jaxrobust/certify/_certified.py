@@ -49,7 +49,7 @@ def certified(
         threat: the set of perturbations: ``Linf``, ``L2``, ``L1`` or ``NonUniform``.
         method: from fast and loose to slow and tight ``"interval"``, ``"crown-interval"``, ``"fast-lin"``, ``"crown"``,
             ``"alpha-crown"``, see :data:`METHODS`; or several, one of which must succeed for each margin. ``"envelope"``
-            certifies what ``"fast-lin"`` does.
+            certifies at least what ``"fast-lin"`` does: in l2 and l1 it takes ball and box together.
         rows_at_once: limits how many entries of a layer are bounded at a time, which bounds memory.
 
     Raises:

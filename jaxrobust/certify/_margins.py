@@ -118,7 +118,7 @@ def half_spaces(
 
     Args:
         logits_fn, images, labels, threat, rows_at_once: see :func:`margins`.
-        method: a method that gives linear functions, so not ``"interval"``. ``"fast-lin"`` is the seed's LA-inspired choice
+        method: a method that gives linear functions, so not ``"interval"``. ``"fast-lin"`` is the study's LA-inspired choice
             for ReLU, sigmoid, tanh and arctan, ``"fast-lin-interval"`` the one inspired by IBP.
 
     Source:

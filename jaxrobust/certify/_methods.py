@@ -10,7 +10,7 @@ from ._graph import Node
 from ._max_pool import MaxPool, PoolLines
 from ._problem import Interval
 
-Slopes = Literal["parallel", "parallel-seed", "adaptive", "midpoint"]
+Slopes = Literal["parallel", "tangent", "adaptive", "midpoint"]
 Way = Literal["interval", "backward", "forward"]
 
 
@@ -20,8 +20,8 @@ class Method(NamedTuple):
     Attributes:
         intermediate: how the operands of nonlinear nodes are bounded.
         final: how the logits are.
-        slopes: which lines replace activations: parallel ones (Fast-Lin), those with the seed's rule for S-shaped
-            activations, lines with slopes of their own (CROWN), or those that are nearest to the activation in the middle of
+        slopes: which lines replace activations: parallel ones (Fast-Lin), for S-shaped activations also as tangents
+            wherever they touch, lines with slopes of their own (CROWN), or those that are nearest to the activation in the middle of
             the interval, which differ from CROWN's for S-shaped activations only and are mostly tighter.
         optimization_steps: so many steps move the slopes uphill on the bounds, for every row.
     """
@@ -39,14 +39,14 @@ class Method(NamedTuple):
         assert isinstance(operation, Activation)
         if self.slopes in ("adaptive", "midpoint"):
             return operation.crown(*operand, rule="ends" if self.slopes == "adaptive" else "midpoint")
-        lines = operation.parallel(*operand, rule="seed" if self.slopes == "parallel-seed" else "tight")
+        lines = operation.parallel(*operand, rule="tangent" if self.slopes == "tangent" else "tight")
         return Lines(lines.lower_slope, lines.lower_intercept, lines.lower_slope, lines.upper_intercept)
 
 
 METHODS: dict[str, Method] = {
     "interval": Method("interval", "interval"),
     "fast-lin": Method("backward", "backward"),
-    "fast-lin-seed": Method("backward", "backward", "parallel-seed"),
+    "fast-lin-tangent": Method("backward", "backward", "tangent"),
     "fast-lin-interval": Method("interval", "backward"),
     "crown": Method("backward", "backward", "adaptive"),
     "crown-midpoint": Method("backward", "backward", "midpoint"),

@@ -245,6 +245,16 @@ def identity(shape: tuple[int, ...], dtype: Any) -> Rows:
     return Dense(jnp.eye(size, dtype=dtype).reshape(size, *shape))
 
 
+def split(rows: Rows, at_once: int | None) -> list[tuple[Rows, tuple[int, ...]]]:
+    """Parts with at most so many rows, or one channel of patches, and the axes before the one along which they are parts."""
+    if isinstance(rows, Patches):
+        size = rows.values.shape[2] if at_once is None else max(1, at_once // (rows.grid[0] * rows.grid[1]))
+        parts = range(0, rows.values.shape[2], size)
+        return [(replace(rows, values=rows.values[:, :, i : i + size]), rows.grid) for i in parts]
+    size = len(rows.values) if at_once is None else at_once
+    return [(Dense(rows.values[i : i + size]), ()) for i in range(0, len(rows.values), size)]
+
+
 def _is_plain(operation: Affine) -> bool:
     """Whether a convolution has a constant kernel, images as NHWC and kernels as HWIO, and no gaps in its input."""
     params = operation.params

@@ -105,7 +105,7 @@ def _question(
 
 
 def slack(criterion: Criterion, question: Question, radii: jax.Array) -> jax.Array:
-    """By how much margins exceed what is needed, ``d`` in the seed, ``[batch, classes]``; 0 in the label's column."""
+    """By how much margins exceed what is needed, ``d`` in Algorithm 3.3, ``[batch, classes]``; 0 in the label's column."""
     logits_fn, images, labels, threat, needed, _ = question
     perturbations = NonUniform(type(threat), radii, bounds=threat.bounds)
     method, elide, rows_at_once = criterion

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from jaxrobust.reporting import main
 
-from ._config import Evaluate
+from ._config import Certify, Evaluate
 from ._train_config import Train
 
 
-def _run(command: Evaluate | Train) -> None:
+def _run(command: Certify | Evaluate | Train) -> None:
     if isinstance(command, Train):
         from ._train import train
 
         train(command)
+    elif isinstance(command, Certify):
+        from ._certify import certify
+
+        certify(command)
     else:
         from ._evaluate import evaluate
 
@@ -21,4 +25,4 @@ def _run(command: Evaluate | Train) -> None:
 
 def jaxrobust() -> None:
     """Entry point of the command."""
-    main({"train": Train, "evaluate": Evaluate}, _run, "jaxrobust")
+    main({"train": Train, "evaluate": Evaluate, "certify": Certify}, _run, "jaxrobust")

@@ -5,24 +5,23 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-import flax.linen as nn
 import jax
 import numpy as np
 
-from jaxrobust import attacks, data
+from jaxrobust import attacks
 from jaxrobust.attacks import Attack, AutoAttack, AutoAttackResult
 from jaxrobust.batching import to_float
 from jaxrobust.files import write_atomically, write_text
-from jaxrobust.reporting import CommandError, Table, interval_of_percentage, print_table, read_json
+from jaxrobust.reporting import CommandError, Table, interval_of_percentage, print_table
 from jaxrobust.threat import ThreatModel
 
-from ._arguments import NORMS, length, network, network_options, read_variables
+from ._arguments import NORMS, length
 from ._config import Evaluate
 from ._figures import save_examples
+from ._subject import Subject, read_subject, subject_name, with_network_of_run
 
 OTHERS: dict[str, Callable[[ThreatModel], Attack]] = {
     "fgsm": attacks.fgsm,
@@ -32,23 +31,6 @@ OTHERS: dict[str, Callable[[ThreatModel], Attack]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What is evaluated."""
-
-    dataset: data.Dataset
-    images: np.ndarray
-    labels: np.ndarray
-    model: nn.Module
-    variables: Any
-
-    @property
-    def logits_fn(self) -> Callable[[jax.Array], jax.Array]:
-        """Images to logits."""
-        logits_fn: Any = functools.partial(self.model.apply, self.variables)
-        return logits_fn
-
-
 def evaluate(command: Evaluate) -> None:
     """Run the command.
 
@@ -56,8 +38,8 @@ def evaluate(command: Evaluate) -> None:
         CommandError: for a mistake of the user's.
     """
     try:
-        command = _with_network_of_run(command)
-        subject = _subject(command)
+        command = with_network_of_run(command)
+        subject = read_subject(command)
         threat = NORMS[command.norm](length(command.eps, "--eps"), bounds=subject.dataset.bounds)
         folder = command.output if command.output is not None else _default_folder(command)
         judge = _attack(command, threat, folder)
@@ -68,41 +50,8 @@ def evaluate(command: Evaluate) -> None:
 
 
 def _default_folder(command: Evaluate) -> Path:
-    eps = command.eps.replace(" ", "").replace("/", "_")
-    count = "" if command.examples is None else f"-{command.examples}"
     seed = f"-seed{command.seed}" if command.seed else ""
-    weights = command.weights.resolve()
-    run = f"{weights.parents[1].name}-" if weights.parent.name == "checkpoints" else ""
-    name = f"{run}{weights.stem}-{Path(command.dataset or '').stem}{count}-{command.norm}-{eps}-{command.attack}{seed}"
-    return Path("runs") / "evaluate" / name
-
-
-def _with_network_of_run(command: Evaluate) -> Evaluate:
-    """The command with what it leaves open taken from the training run whose checkpoints it names."""
-    if not command.weights.exists():
-        raise CommandError(f"there are no weights at {command.weights}")
-    place = command.weights.absolute()
-    runs = [folder for folder in (place, *place.parents[:3]) if (folder / "checkpoints").is_dir()]
-    settings = (read_json(runs[0] / "config.json") if runs else None) or {}
-    if command.model is None and "model" not in settings:
-        raise CommandError("--model is missing: the name of the network whose weights these are, e.g. --model mlp")
-    dataset = command.dataset or settings.get("dataset", "digits")
-    if command.model is not None:
-        return replace(command, dataset=dataset)
-    return replace(command, dataset=dataset, model=settings["model"], options=(*settings["options"], *command.options))
-
-
-def _subject(command: Evaluate) -> _Subject:
-    dataset = data.load(cast(str, command.dataset), data_dir=command.data_dir)
-    if command.examples is not None and not 0 < command.examples <= len(dataset.test_labels):
-        raise CommandError(
-            f"--examples must lie between 1 and {len(dataset.test_labels)}, the test images of {dataset.name}; "
-            f"got {command.examples}"
-        )
-    model = network(cast(str, command.model), network_options(command.options), dataset)
-    variables = read_variables(command.weights, model, dataset.image_shape, command.key_map)
-    rows = slice(command.examples)
-    return _Subject(dataset, dataset.test_images[rows], dataset.test_labels[rows], model, variables)
+    return Path("runs") / "evaluate" / f"{subject_name(command)}-{command.attack}{seed}"
 
 
 def _attack(command: Evaluate, threat: ThreatModel, folder: Path) -> AutoAttack:
@@ -114,7 +63,7 @@ def _attack(command: Evaluate, threat: ThreatModel, folder: Path) -> AutoAttack:
     return make("custom", attacks=[cast(attacks.AttackName, command.attack)])
 
 
-def _write(folder: Path, command: Evaluate, subject: _Subject, result: AutoAttackResult) -> None:
+def _write(folder: Path, command: Evaluate, subject: Subject, result: AutoAttackResult) -> None:
     clean = to_float(subject.images)
     arrays = {
         "labels": subject.labels,

@@ -55,7 +55,7 @@ def test_values_of_the_specification(float64, name, ends, expected, tangent, see
     assert lines.upper_slope is lines.lower_slope
     np.testing.assert_allclose((lines.lower_slope, lines.lower_intercept, lines.upper_intercept), expected, atol=6e-7)
     np.testing.assert_allclose(activation.critical(lines.lower_slope), (-tangent, tangent), atol=6e-7)
-    printed = activation.parallel(*arrays(*ends), rule="seed")
+    printed = activation.parallel(*arrays(*ends), rule="tangent")
     np.testing.assert_allclose(printed.upper_intercept, expected[2], atol=6e-7)
     np.testing.assert_allclose(printed.lower_intercept, expected[1] if seed_lower is None else seed_lower, atol=6e-7)
 
@@ -120,7 +120,7 @@ def test_reflection_keeps_slopes_and_swaps_lines(float64, name):
         np.testing.assert_allclose(reflected.lower_intercept, total - lines.upper_intercept, atol=1e-7)
         np.testing.assert_allclose(reflected.upper_intercept, total - lines.lower_intercept, atol=1e-7)
 
-    for rule in ("tight", "seed"):
+    for rule in ("tight", "tangent"):
         check(activation.parallel(lower, upper, rule), activation.parallel(-upper, -lower, rule))
     for rule in ("ends", "midpoint"):
         check(activation.crown(lower, upper, rule), activation.crown(-upper, -lower, rule))
@@ -130,7 +130,7 @@ def test_the_seeds_rule_is_never_tighter_and_up_to_twice_as_wide(float64):
     lower, upper = random_ends(1)
     for name in S_SHAPED[:3]:
         activation = TABLE[name][0]
-        tight, printed = activation.parallel(lower, upper), activation.parallel(lower, upper, "seed")
+        tight, printed = activation.parallel(lower, upper), activation.parallel(lower, upper, "tangent")
         ratio = (printed.upper_intercept - printed.lower_intercept) / (tight.upper_intercept - tight.lower_intercept)
         assert ratio.min() > 1 - 1e-9
         assert 1.03 < ratio.mean() < 1.08

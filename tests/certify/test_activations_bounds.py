@@ -23,7 +23,7 @@ def lines_of(activation, lower, upper, slopes):
         "slopes": activation.with_slopes(*slopes, lower, upper),
     }
     if activation.s_shaped:
-        found["seed"] = activation.parallel(lower, upper, "seed")
+        found["tangent"] = activation.parallel(lower, upper, "tangent")
         found["midpoint"] = activation.crown(lower, upper, "midpoint")
     return found
 
@@ -133,7 +133,7 @@ def test_lines_are_as_tight_as_their_slopes_allow(name):
     # Between points of the grid the function differs from it by less than its second difference.
     between = np.abs(np.diff(value, 2, axis=0)).max(0) + 1e-12
     for kind, line in lines.items():
-        if kind != "seed":
+        if kind != "tangent":
             smallest, largest = (value - line.lower_slope * x).min(0), (value - line.upper_slope * x).max(0)
             assert (np.abs(smallest - line.lower_intercept) <= between).all(), kind
             assert (np.abs(largest - line.upper_intercept) <= between).all(), kind

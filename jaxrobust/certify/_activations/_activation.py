@@ -20,7 +20,7 @@ from ._search import last_true
 
 _Pair = tuple[jax.Array, jax.Array]
 Function = Callable[[jax.Array], jax.Array]
-ParallelRule = Literal["tight", "seed"]
+ParallelRule = Literal["tight", "tangent"]
 CrownRule = Literal["ends", "midpoint"]
 
 _FAR = 2.0**13
@@ -130,7 +130,7 @@ class Activation:
             lower: lower end of the interval.
             upper: upper end, at least ``lower``.
             rule: for S-shaped functions on both sides of zero. ``"tight"`` moves the lines to the nearest point of the curve on
-                the interval, ``"seed"`` to the tangent points, as (3.5) is printed, even if they are outside.
+                the interval, ``"tangent"`` to the tangent points, as (3.5) is printed, even if they are outside.
 
         Raises:
             ValueError: for an unknown rule.
@@ -146,7 +146,7 @@ class Activation:
         ends = self._ends(lower, upper)
         slope = self._chord(ends)
         within = ends.low, ends.high
-        if rule == "seed" and self.s_shaped:
+        if rule == "tangent" and self.s_shaped:
             mixed = (lower < 0) & (upper > 0)
             least, greatest = self.reach(jnp.finfo(lower.dtype))
             within = jnp.where(mixed, least, ends.low), jnp.where(mixed, greatest, ends.high)
