@@ -198,3 +198,26 @@ def test_fine_tuning_errors_and_traced_rates():
         schedules.cosine_with_warmup(0.1, 0)
     with pytest.raises(ValueError, match=r"warmup_epochs must lie in \[0, epochs\), got 5 of 5 epochs"):
         schedules.cosine_with_warmup(0.1, 5)
+
+
+@pytest.mark.parametrize(("initial", "final"), [(0.0064, 0.1024), (0.02, 0.32)])
+def test_doubling_radii(initial, final):
+    """Verification, 7.6.6: doubled every 20 of 100 epochs."""
+    radii = every_epoch(schedules.doubling(initial, every=20, times=4), 120)
+    np.testing.assert_array_equal(
+        radii, np.float32(initial) * 2 ** np.minimum(np.arange(120) // 20, 4).astype(np.float32)
+    )
+    np.testing.assert_allclose(radii[80:], final, rtol=1e-6)
+
+
+def test_doubling_traced_and_errors(float64):
+    together = jax.vmap(lambda first: schedules.doubling(first, 3, 2)(jnp.asarray(5)))(jnp.asarray([0.1, 0.2]))
+    assert together.dtype == jnp.float32
+    np.testing.assert_allclose(together, [0.2, 0.4], rtol=1e-6)
+    assert float(schedules.doubling(0.1, 1, 40)(10**6)) == pytest.approx(0.1 * 2**40)
+    with pytest.raises(ValueError, match="initial must be finite and above 0, got 0"):
+        schedules.doubling(0.0, 3, 2)
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        schedules.doubling(0.1, 0, 2)
+    with pytest.raises(ValueError, match="times must be at least 0, got -1"):
+        schedules.doubling(0.1, 3, -1)

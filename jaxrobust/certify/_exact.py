@@ -20,7 +20,6 @@ from jaxrobust.iteration import Closure, is_traced
 from jaxrobust.progress import ProgressBar
 from jaxrobust.threat import ThreatModel
 
-from ._backward import substitute
 from ._exact_search import Search
 from ._exact_start import balls_around, certificates, classes, known_examples
 from ._methods import methods_named
@@ -30,7 +29,8 @@ from ._piecewise_linear import piecewise_linear
 TOLERANCE = 1e-5
 """Margins up to here count as adversarial in proofs, and counterexamples are looked for below minus this.
 
-HiGHS holds constraints to 1e-7 and binary variables to 1e-6. It is more where a quarter of ``ROUNDING`` of the largest logit is: that is what a network's own rounding may do, without that of bounds.
+HiGHS holds constraints to 1e-7 and binary variables to 1e-6. Where a quarter of ``_certified.rounding`` is more, it is that: what
+a network's own roundings may add up to, without those of bounds.
 """
 
 
@@ -147,7 +147,7 @@ def exact(
     distance, counterexamples = known_examples(closure, images, labels, threat, balls, falsify)
     if minimum_norm:
         balls = [ball.shrunk(d * (1 + 1e-6)) for ball, d in zip(balls, distance, strict=True)]
-    radii = np.array([ball.radius for ball in balls])
+    radii, classes_of = np.array([ball.radius for ball in balls]), np.asarray(labels).tolist()
     within = dataclasses.replace(threat, eps=jnp.asarray(radii, images.dtype))  # type: ignore[type-var]
     found = jax.device_get(certificates(closure, images, labels, within, methods))
     searches = [
@@ -155,7 +155,7 @@ def exact(
             network,
             ball,
             [(lower[i].reshape(-1), upper[i].reshape(-1)) for lower, upper in found.bounds],
-            int(labels[i]),
+            classes_of[i],
             found.distances[i].astype(np.float64),
             float(distance[i]),
             max(TOLERANCE, float(found.rounding[i]) / 4),
@@ -169,7 +169,7 @@ def exact(
     def run(i: int) -> None:
         def is_adversarial(image: np.ndarray) -> bool:
             with lock, jax.enable_x64(double):  # programs for several devices must not overlap
-                return int(classes(closure, image.reshape(1, *images.shape[1:]))[0]) != int(labels[i])
+                return int(classes(closure, image.reshape(1, *images.shape[1:]))[0]) != classes_of[i]
 
         searches[i].run(time_limit, is_adversarial)
 

@@ -17,10 +17,10 @@ from jaxrobust.threat import L1, Extent, Linf, NonUniform, ThreatModel
 
 from ._backward import substitute
 from ._ball import Ball
-from ._bounds import margin_specification, per_image
 from ._certified import ROUNDING, rounding
 from ._graph import Graph
 from ._methods import METHODS, Method
+from ._per_image import margin_specification, per_image
 from ._problem import Interval, Problem
 from ._rows import Dense
 from ._solve import operand_bounds
@@ -36,8 +36,13 @@ def _norm(threat: Any) -> float:
     return math.inf if kind is Linf else 1.0
 
 
-def balls_around(images: jax.Array, threat: Any, norm: float) -> list[Ball]:
-    of_unit = dataclasses.replace(threat, eps=1.0)
+def balls_around(images: jax.Array, threat: Any) -> list[Ball]:
+    """The sets of perturbations, one per image.
+
+    Raises:
+        ValueError: for norms that are not piecewise linear.
+    """
+    norm, of_unit = _norm(threat), dataclasses.replace(threat, eps=1.0)
     (low, high, _), (_, _, scale) = jax.device_get(_extents(images, threat, of_unit))
     pixels, radii = np.asarray(images), np.broadcast_to(np.asarray(threat.eps, np.float64), len(images))
 
@@ -86,6 +91,7 @@ def _broken(
 
 @jax.jit
 def classes(logits_fn: Closure, images: jax.Array) -> jax.Array:
+    """What images are classified as, ``[n]``."""
     return logits_fn(images).argmax(-1)
 
 
@@ -107,6 +113,8 @@ class Certificates(NamedTuple):
 def certificates(
     logits_fn: Closure, images: jax.Array, labels: jax.Array, threat: ThreatModel, methods: tuple[Method, ...]
 ) -> Certificates:
+    """CROWN's half-spaces, from the best of the methods' bounds of the values inside the network."""
+
     def compute(graph: Graph, problem: Problem, rows: Dense) -> tuple[tuple[Interval, ...], jax.Array, jax.Array]:
         candidates = [operand_bounds(graph, problem, method, None) for method in methods]
         bounds = tuple(_widened(_intersection(intervals)) for intervals in zip(*candidates, strict=True))

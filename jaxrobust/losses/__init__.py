@@ -1,9 +1,11 @@
 """Losses of a classifier, one value per example; the caller reduces.
 
-Functions of logits and labels, which attacks maximise and training minimises, and regularised losses that differentiate
-the network by its input and therefore take the network itself.
+Functions of logits and labels, which attacks maximise and training minimises, and losses that take the network itself: those
+that differentiate it by its input, and those that bound it over a threat model.
 """
 
+from ._certified import MarginMethod as MarginMethod
+from ._certified import certified_cross_entropy as certified_cross_entropy
 from ._cure import cure as cure
 from ._edge_alignment import edge_alignment as edge_alignment
 from ._expansion import Point as Point
@@ -25,6 +27,8 @@ from ._logits import mart as mart
 from ._logits import smooth_labels as smooth_labels
 from ._logits import targeted_dlr as targeted_dlr
 from ._logits import trades as trades
+from ._mmr import mmr as mmr
+from ._per import per as per
 from ._soar import Product as Product
 from ._soar import second_order_bound as second_order_bound
 from ._soar import soar as soar

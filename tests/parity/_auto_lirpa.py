@@ -1,54 +1,62 @@
-"""auto_LiRPA 0.3 beside the PyTorch and NumPy of today: what it needs to be imported, and one function per kind of bounds.
+"""auto_LiRPA 0.3 beside the PyTorch and NumPy of today: what it needs to be imported, and functions for its bounds.
 
 The package index holds version 0.3 alone, which asks for PyTorch before 1.13 and NumPy 1. Install it with
-``pip install --no-deps auto_LiRPA==0.3``; beside PyTorch and NumPy it needs ``tqdm`` and ``setuptools`` only. This module lends it the
-names that have moved since, and changes nothing that computes a bound: beside PyTorch 1.12.1 and NumPy 1.23, for which it was made,
-auto_LiRPA gives the same bounds to the last digits of single precision.
+``pip install --no-deps auto_LiRPA==0.3``; beside PyTorch and NumPy it needs ``tqdm`` and ``setuptools`` only. This
+module lends it the names that have moved since, and changes nothing that computes a bound: beside PyTorch 1.12.1 and
+NumPy 1.23, for which it was made, auto_LiRPA gives the same bounds to 3e-7 of their size (alpha-CROWN, whose steps
+amplify rounding, to 1%).
 
 By default the functions here ask for the methods as they were published, which is not what auto_LiRPA does by default:
 
 ``conv_mode="matrix"``
-    "patches", the library's default, keeps rows of convolutions as small patches. Bounds are the same for square images, and
-    *wrong*, too tight or too loose, for some others, such as 10 x 8. Groups and average pooling fail in this mode.
+    "patches", the library's default, keeps rows of convolutions as small patches. Bounds are the same for square
+    images, and *wrong*, too tight or too loose, for some others, such as 10 x 8. Groups and average pooling fail in
+    this mode.
 ``sparse_intermediate_bounds=False``
-    By default, layers before a ReLU have CROWN's interval only for units that IBP leaves unstable in some image of the batch; others keep
-    that of IBP. Where IBP finds a unit stable and CROWN does not, bounds are then tighter, and depend on the other images.
+    By default, layers before a ReLU have CROWN's interval only for units that IBP leaves unstable in some image of the
+    batch; others keep that of IBP. Where IBP finds a unit stable and CROWN does not, bounds are then tighter, and
+    depend on the other images.
 ``sparse_features_alpha=False``
     By default, alpha-CROWN fails where more than nine in ten units of a layer are unstable. Only storage depends on it.
 First layers by a backward pass, if the norm is not Linf
-    A convolution that reads the images would else have ``eps`` times the L2 norm of its whole kernel, for L2 and L1 alike:
-    too large where the kernel hangs over the border (L2), too large everywhere (L1). IBP and CROWN-IBP have these bounds still.
+    A convolution that reads the images would else have ``eps`` times the L2 norm of its whole kernel, for L2 and L1
+    alike: too large where the kernel hangs over the border (L2), too large everywhere (L1). IBP and CROWN-IBP have
+    these bounds still.
 
 What decides whether other bounds can be equal to those of auto_LiRPA:
 
 Ball
-    Linf is a box, ``[max(x - eps, lower_bound), min(x + eps, upper_bound)]`` where pixels are bounded. L2 and L1 are the ball alone:
-    ``<normal, x> -+ eps * dual norm of the normal``.
+    Linf is a box, ``[max(x - eps, lower_bound), min(x + eps, upper_bound)]`` where pixels are bounded. L2 and L1 are
+    the ball alone: ``<normal, x> -+ eps * dual norm of the normal``.
 IBP
-    Boxes by centre and radius, with the specification multiplied into the last dense layer. A dense layer that reads the images,
-    flattened or not, has the exact dual norm of L2 and L1; for convolutions see above.
+    Boxes by centre and radius, with the specification multiplied into the last dense layer. A dense layer that reads
+    the images, flattened or not, has the exact dual norm of L2 and L1; for convolutions see above.
 CROWN
-    Intermediate bounds are CROWN's too, each by a backward pass of its own, and never intersected with those of IBP. Only what
-    lies behind a ReLU and is needed itself (by a maximum) has the ReLU's interval.
+    Intermediate bounds are CROWN's too, each by a backward pass of its own, and never intersected with those of IBP.
+    Only what lies behind a ReLU and is needed itself (by a maximum) has the ReLU's interval.
 CROWN-IBP
     All intermediate bounds by IBP, one backward pass for the specification.
 forward
-    Linear bounds from the first layer to the last; intermediate bounds are their extremes. Average pooling is not implemented.
+    Linear bounds from the first layer to the last; intermediate bounds are their extremes. Average pooling is not
+    implemented.
 ReLU
-    The upper line joins (lower, 0) and (upper, upper). The lower line passes through 0 with the slope that ``relu`` names: "adaptive" (1 if
-    upper > -lower, else 0), "same-slope" (that of the upper line, as Fast-Lin), "zero-lb" or "one-lb". All methods but IBP obey.
+    The upper line joins (lower, 0) and (upper, upper). The lower line passes through 0 with the slope that ``relu``
+    names: "adaptive" (1 if upper > -lower, else 0), "same-slope" (that of the upper line, as Fast-Lin), "zero-lb" or
+    "one-lb". All methods but IBP obey.
 Sigmoid, tanh, arctan
-    On one side of 0: the chord, and the tangent at the middle. Across 0: the tangent that meets the curve at the far end, or the
-    chord where it does not cut the curve. The points of contact are those of a table, at the next far end but up to 0.01 farther
-    out: valid, and looser than the exact tangents. ``tangent_step`` makes a finer table.
+    On one side of 0: the chord, and the tangent at the middle. Across 0: the tangent that meets the curve at the far
+    end, or the chord where it does not cut the curve. The points of contact are those of a table, at the next far end
+    but up to 0.01 farther out: valid, but another line. ``tangent_step`` makes a finer table; with 0.001, bounds move
+    in the fourth digit and less.
 Maximum
-    Lower line: the input with the largest lower bound. Upper line: that input, if no other can exceed its lower bound, else the constant
-    largest upper bound. Windows must neither overlap nor be padded.
+    Lower line: the input with the largest lower bound. Upper line: that input, if no other can exceed its lower bound,
+    else the constant largest upper bound. Windows must neither overlap nor be padded.
 alpha-CROWN
-    Lower and upper bounds are optimised apart. Slopes start at those of CROWN. Every row of the specification has slopes of its own, and so
-    has every unit whose interval is needed: intermediate bounds are computed anew in each step. Twenty steps of Adam (rate 0.5, times 0.98
-    per step) raise the sum of all rows; each entry keeps its best value. Sigmoid, tanh and arctan after a convolution, and maxima,
-    work with ``conv_mode="patches", use_full_conv_alpha=False`` alone: all units of a channel share their slopes then.
+    Lower and upper bounds are optimised apart. Slopes start at those of CROWN. Every row of the specification has
+    slopes of its own, and so has every unit whose interval is needed: intermediate bounds are computed anew in each
+    step. Twenty steps of Adam (rate 0.5, times 0.98 per step) raise the sum of all rows; each entry keeps its best
+    value. Sigmoid, tanh and arctan after a convolution need ``conv_mode="patches", use_full_conv_alpha=False``: units
+    of a channel share their slopes then. Maxima fail.
 """
 
 from __future__ import annotations
@@ -68,13 +76,13 @@ import torch
 
 @contextlib.contextmanager
 def _lent_modules() -> Iterator[None]:
-    """Modules that are gone or not worth installing, during the import; and undo what the import does to the process."""
+    """Modules that are gone or not worth installing, for the import; and undo what it does to the process."""
     # NumPy 2 hides this module; auto_LiRPA imports `isin` from it and does not use it.
-    arraysetops = types.ModuleType("numpy.lib.arraysetops")
-    arraysetops.isin = np.isin  # type: ignore[attr-defined]
-    # auto_LiRPA makes a folder in the home directory, at import, and does not use it. An existing one is left alone.
-    appdirs = types.ModuleType("appdirs")
-    appdirs.user_data_dir = lambda name: tempfile.gettempdir()  # type: ignore[attr-defined]
+    arraysetops: Any = types.ModuleType("numpy.lib.arraysetops")
+    arraysetops.isin = np.isin
+    # auto_LiRPA makes a folder in the home directory, at import, and does not use it; it accepts one that exists.
+    appdirs: Any = types.ModuleType("appdirs")
+    appdirs.user_data_dir = lambda name: tempfile.gettempdir()
     lent = {module.__name__: module for module in (arraysetops, appdirs)}
     recursion_limit, before = sys.getrecursionlimit(), {name: sys.modules.get(name) for name in lent}
     sys.modules.update(lent)
@@ -94,23 +102,24 @@ def _lent_modules() -> Iterator[None]:
 def _lend_names() -> None:
     """Names of PyTorch that auto_LiRPA calls and that have moved."""
     # The version of ONNX for the traced graph is a global variable of the exporter now.
-    symbolic_helper = importlib.import_module("torch.onnx.symbolic_helper")
+    symbolic_helper: Any = importlib.import_module("torch.onnx.symbolic_helper")
     if not hasattr(symbolic_helper, "_set_opset_version"):
         exporter = importlib.import_module(importlib.import_module("torch.onnx.utils")._optimize_graph.__module__)
 
         def set_opset_version(version: int) -> None:
             exporter.GLOBALS.export_onnx_opset_version = version
 
-        symbolic_helper._set_opset_version = set_opset_version  # type: ignore[attr-defined]
+        symbolic_helper._set_opset_version = set_opset_version
     # A node of a traced graph gives its attributes by name no more: node["strides"].
-    if not hasattr(torch._C.Node, "__getitem__"):
-        torch._C.Node.__getitem__ = lambda node, name: getattr(node, node.kindOf(name))(name)  # type: ignore[attr-defined]
+    node_type: Any = torch._C.Node
+    if not hasattr(node_type, "__getitem__"):
+        node_type.__getitem__ = lambda node, name: getattr(node, node.kindOf(name))(name)
 
 
-def _import() -> types.ModuleType:
+def _import() -> Any:
     _lend_names()
     with _lent_modules():
-        library = importlib.import_module("auto_LiRPA")
+        library: Any = importlib.import_module("auto_LiRPA")
     named_members = library.BoundedModule._named_members
 
     # torch.nn.Module calls this override with one argument more since 2.0. It always removes duplicates.
@@ -127,7 +136,7 @@ _AS_PUBLISHED = {"conv_mode": "matrix", "sparse_intermediate_bounds": False, "sp
 
 
 class LinearBounds(NamedTuple):
-    """Bounds ``[batch, rows]`` and the linear functions behind them, ``normals [batch, rows, height, width, channels]``.
+    """Bounds ``[batch, rows]`` and linear functions behind them, normals ``[batch, rows, height, width, channels]``.
 
     ``<lower_normals, x'> + lower_offsets <= row <= <upper_normals, x'> + upper_offsets`` for all perturbed images x'.
     """
@@ -152,13 +161,14 @@ def bounded_module(
     """auto_LiRPA's ``BoundedModule`` of ``module`` in evaluation mode, without gradients of its weights.
 
     Args:
-        module: Network of images ``[batch, channels, height, width]``. Its weights are shared, and lose their gradients.
+        module: Network of images ``[batch, channels, height, width]``. Its weights lose their gradients.
         images: Images ``[batch, height, width, channels]`` of the shape to come.
         relu: Lower slope of a ReLU: "adaptive", "same-slope", "zero-lb" or "one-lb".
-        tangent_step: Step of the table of tangents of sigmoid, tanh and arctan; None leaves auto_LiRPA's, 0.01. The finer
-            table ends at 50.
+        tangent_step: Step of the table of tangents of sigmoid, tanh and arctan; None leaves auto_LiRPA's, 0.01. This
+            table ends at 20: inputs must lie within.
         alpha: Options of alpha-CROWN, such as ``{"iteration": 100, "lr_alpha": 0.1}``.
-        **options: Entries of ``bound_opts`` in place of those above, such as ``conv_mode="patches"``.
+        **options: Entries of ``bound_opts``, also in place of those that this module chooses, such as
+            ``conv_mode="patches"``.
     """
     module.requires_grad_(False)
     options = {**_AS_PUBLISHED, "relu": relu, "optimize_bound_args": alpha or {}, **options}
@@ -270,7 +280,7 @@ def _tensor(images: np.ndarray) -> torch.Tensor:
     return torch.tensor(np.asarray(images, np.float32).transpose(0, 3, 1, 2).copy())
 
 
-def _refine_tangents(node: Any, step: float, limit: float = 50.0) -> None:
+def _refine_tangents(node: Any, step: float, limit: float = 20.0) -> None:
     """Replace the table of tangents of an S-shaped function by one with smaller steps, in double precision.
 
     Entry i is where the tangent through (i * step, f) touches the curve on the other side of 0; the curve is odd about
@@ -285,7 +295,7 @@ def _refine_tangents(node: Any, step: float, limit: float = 50.0) -> None:
     function, derivative = functions[name]
     far = step * torch.arange(int(limit / step) + 5, dtype=torch.float64)
     low, high = -far.clamp(min=1.0) - 1, torch.zeros_like(far)
-    for _ in range(100):
+    for _ in range(60):
         middle = (low + high) / 2
         below = derivative(middle) * (far - middle) + function(middle) <= function(far)
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)

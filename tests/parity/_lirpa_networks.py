@@ -1,9 +1,10 @@
 """The same random network twice: as a function of images for JAX, and as a PyTorch module for auto_LiRPA.
 
-A network is a tuple of layers, described by their kind and size alone. The weights are drawn with NumPy, so that both sides and all
-versions of the libraries see the same numbers. The function takes images ``[batch, height, width, channels]``, the module the same images
-as ``[batch, channels, height, width]``. Flattening keeps the order of each side; what is flat in another order on the side of PyTorch is
-undone in the weights of the dense layer that follows, so neither network holds a transposition.
+A network is a tuple of layers, described by their kind and size alone. The weights are drawn with NumPy, so that both
+sides and all versions of the libraries see the same numbers. The function takes images ``[batch, height, width,
+channels]``, the module the same images as ``[batch, channels, height, width]``. Flattening keeps the order of each
+side; what is flat in another order on the side of PyTorch is undone in the weights of the dense layer that follows, so
+neither network holds a transposition.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def _draw(seed, gain, path, shape, fan_in):
 
 
 def _chain(layers, shape, order, draw, path=()):
-    """Function, module, output's shape, and the order of its entries if it is flat: entry i of PyTorch is order[i] of JAX."""
+    """Function, module, shape of the output, and its order if it is flat: entry i of PyTorch is order[i] of JAX."""
     functions, modules = [], []
     for position, layer in enumerate(layers):
         function, module, shape, order = _layer(layer, shape, order, draw, (*path, position))
@@ -162,10 +163,10 @@ def _layer(layer, shape, order, draw, path):
         if len(shape) != 1:
             raise ValueError(f"a dense layer takes flat inputs, not {shape}; add 'flatten' before it")
         weights, biases = draw(path, (shape[0], layer.features), shape[0])
-        module = torch.nn.Linear(shape[0], layer.features)
-        _set(module, weights[order].T, biases)
+        linear = torch.nn.Linear(shape[0], layer.features)
+        _set(linear, weights[order].T, biases)
         function = functools.partial(_dense, jnp.asarray(weights), jnp.asarray(biases))
-        return function, module, (layer.features,), np.arange(layer.features)
+        return function, linear, (layer.features,), np.arange(layer.features)
     if len(shape) != 3:
         raise ValueError(f"{layer} takes images, not the flat shape {shape}")
     height, width, channels = shape
@@ -175,17 +176,16 @@ def _layer(layer, shape, order, draw, path):
     if isinstance(layer, Conv):
         kernel_shape = (layer.kernel, layer.kernel, channels // layer.groups, layer.channels)
         weights, biases = draw(path, kernel_shape, int(np.prod(kernel_shape[:3])))
-        module = torch.nn.Conv2d(
-            channels, layer.channels, layer.kernel, layer.stride, layer.padding, groups=layer.groups
-        )
-        _set(module, weights.transpose(3, 2, 0, 1), biases)
+        conv = torch.nn.Conv2d(channels, layer.channels, layer.kernel, layer.stride, layer.padding, groups=layer.groups)
+        _set(conv, weights.transpose(3, 2, 0, 1), biases)
         height, width = ((size + 2 * layer.padding - layer.kernel) // layer.stride + 1 for size in (height, width))
         function = functools.partial(_conv, layer, jnp.asarray(weights), jnp.asarray(biases))
-        return function, module, (height, width, layer.channels), None
+        return function, conv, (height, width, layer.channels), None
     if isinstance(layer, AveragePool | MaxPool):
-        module = (torch.nn.AvgPool2d if isinstance(layer, AveragePool) else torch.nn.MaxPool2d)(layer.size)
-        function = functools.partial(_average_pool if isinstance(layer, AveragePool) else _max_pool, layer.size)
-        return function, module, (height // layer.size, width // layer.size, channels), None
+        average = isinstance(layer, AveragePool)
+        function = functools.partial(_average_pool if average else _max_pool, layer.size)
+        pool = (torch.nn.AvgPool2d if average else torch.nn.MaxPool2d)(layer.size)
+        return function, pool, (height // layer.size, width // layer.size, channels), None
     if isinstance(layer, Residual):
         body, body_module, body_shape, _ = _chain(layer.layers, shape, order, draw, (*path, 0))
         shortcut, shortcut_module, shortcut_shape, _ = _chain(layer.shortcut, shape, order, draw, (*path, 1))

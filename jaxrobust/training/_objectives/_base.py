@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxrobust import losses
 from jaxrobust.attacks import Attack, LogitsFn
@@ -39,6 +40,9 @@ Craft = Callable[[Apply, Any, jax.Array, Batch], Batch]
 
 BatchNormMode = Literal["running", "batch"]
 """What batch norm does during an attack: use running statistics, or those of the attacked batch."""
+
+Weight: TypeAlias = float | optax.Schedule
+"""A number, or a schedule of the number of updates made (``batch["step"]``)."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,19 @@ def _running_logits(apply: Apply, variables: Any, images: jax.Array) -> jax.Arra
 
 def _batch_logits(apply: Apply, variables: Any, key: jax.Array, images: jax.Array) -> jax.Array:
     return apply(variables, images, train=True, key=key)[0]
+
+
+def at_step(weight: Weight, batch: Batch) -> Any:
+    """The number that a weight is in this step.
+
+    Raises:
+        ValueError: for a schedule, if the batch has no step.
+    """
+    if not callable(weight):
+        return weight
+    if "step" not in batch:
+        raise ValueError('a weight that is a schedule needs the number of updates made as batch["step"]')
+    return weight(batch["step"])
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:

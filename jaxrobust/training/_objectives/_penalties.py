@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxrobust import losses
 from jaxrobust.attacks import Loss
@@ -18,10 +17,7 @@ from jaxrobust.losses._terms import Terms, first_order_terms
 from jaxrobust.threat import ThreatModel
 
 from .._state import Apply
-from ._base import Aux, Batch, Objective, accuracy, evaluated
-
-Weight: TypeAlias = float | optax.Schedule
-"""A number, or a schedule of the number of updates made (``batch["step"]``)."""
+from ._base import Aux, Batch, Objective, Weight, accuracy, at_step, evaluated
 
 
 def gradient_norm(
@@ -57,7 +53,7 @@ def gradient_norm(
             batch["labels"],
             threat,
             loss_weight=loss_weight,
-            penalty_weight=_at_step(penalty_weight, batch),
+            penalty_weight=at_step(penalty_weight, batch),
             scale=scale,
             loss=loss,
         )
@@ -75,7 +71,7 @@ def cure(*, step: float = 1.5, weight: Weight = 4.0, loss: Loss = losses.cross_e
         value = cure_terms(
             evaluated(apply, variables), batch["images"], batch["labels"], step=step, weight=1.0, loss=loss
         )
-        return value._replace(penalty=_at_step(weight, batch) * value.penalty)
+        return value._replace(penalty=at_step(weight, batch) * value.penalty)
 
     if not step > 0:
         raise ValueError(f"step must be above 0, got {step}")
@@ -136,7 +132,7 @@ def edge_alignment(
         logits_fn, images, labels = evaluated(apply, variables), batch["images"], batch["labels"]
         maps = None if target is None else target(target_key, images)
         alignment, logits = alignment_and_logits(class_key, logits_fn, images, labels, maps, **options)
-        return Terms(loss(logits, labels), _at_step(weight, batch) * alignment, logits)
+        return Terms(loss(logits, labels), at_step(weight, batch) * alignment, logits)
 
     return regularized(terms)
 
@@ -170,11 +166,3 @@ def regularized(
         return value, Aux(model_state, metrics)
 
     return objective
-
-
-def _at_step(weight: Weight, batch: Batch) -> Any:
-    if not callable(weight):
-        return weight
-    if "step" not in batch:
-        raise ValueError('a weight that is a schedule needs the number of updates made as batch["step"]')
-    return weight(batch["step"])
