@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ._convolution import interleaves, transpose_by_interleaving
+
 _FACTORS: dict[str, tuple[int, ...]] = {
     "mul": (0, 1),
     "div": (1,),
@@ -83,7 +85,10 @@ class Affine:
         return self._bind(primitive, self._arguments(absolute=True), operands)
 
     def transpose(self, cotangent: jax.Array) -> tuple[jax.Array, ...]:
-        """The transposed linear part, by JAX's own rules: one value per operand."""
+        """The transposed linear part, by JAX's own rules, as good as always: one value per operand."""
+        if self.name == "conv_general_dilated" and self.arguments[0] is None and interleaves(self.params):
+            (operand,) = self.operand_avals
+            return (transpose_by_interleaving(self.params, self.arguments[1], operand, cotangent),)
         return jax.linear_transpose(self.linear, *self.operand_avals)(cotangent)
 
     def offset(self) -> jax.Array:

@@ -9,6 +9,7 @@ from ._activations import Activation, Lines
 from ._graph import Node
 from ._max_pool import MaxPool, PoolLines
 from ._problem import Interval
+from ._stored import stored
 
 Slopes = Literal["parallel", "tangent", "adaptive", "midpoint"]
 Way = Literal["interval", "backward", "forward"]
@@ -38,9 +39,12 @@ class Method(NamedTuple):
             return operation.lines(*operand)
         assert isinstance(operation, Activation)
         if self.slopes in ("adaptive", "midpoint"):
-            return operation.crown(*operand, rule="ends" if self.slopes == "adaptive" else "midpoint")
+            return Lines(
+                *map(stored, operation.crown(*operand, rule="ends" if self.slopes == "adaptive" else "midpoint"))
+            )
         lines = operation.parallel(*operand, rule="tangent" if self.slopes == "tangent" else "tight")
-        return Lines(lines.lower_slope, lines.lower_intercept, lines.lower_slope, lines.upper_intercept)
+        slope, lower, upper = map(stored, (lines.lower_slope, lines.lower_intercept, lines.upper_intercept))
+        return Lines(slope, lower, slope, upper)
 
 
 METHODS: dict[str, Method] = {

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from ._affine import Affine
+from ._convolution import is_plain
+from ._stored import stored
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Dense:
 
     def map(self, function: Callable[..., jax.Array], *arrays: jax.Array) -> Dense:
         """``function`` of the coefficients and of arrays shaped as the node, or with rows before."""
-        return Dense(function(self.values, *arrays))
+        return Dense(stored(function(self.values, *arrays)) if arrays else function(self.values))
 
     def dot(self, array: jax.Array) -> jax.Array:
         """The values of the rows at a point, shaped as the node, or at one point for each row, ``[rows]``."""
@@ -81,6 +83,7 @@ class Patches:
     def map(self, function: Callable[..., jax.Array], *arrays: jax.Array) -> Patches:
         """See :meth:`Dense.map`; functions keep zero at zero where all arrays are."""
         values = function(self.values, *(self._windows(array)[:, :, None] for array in arrays))
+        values = stored(values) if arrays else values
         return replace(self, values=values, inside=True)
 
     def dot(self, array: jax.Array) -> jax.Array:
@@ -143,7 +146,7 @@ class Patches:
 
         They become dense as well where a window is as large as the feature map.
         """
-        if operation.name == "conv_general_dilated" and _is_plain(operation):
+        if operation.name == "conv_general_dilated" and operation.arguments[0] is None and is_plain(operation.params):
             patches = self._through_convolution(operation)
             small = patches.window[0] * patches.window[1] < patches.shape[1] * patches.shape[2]
             return (patches if small else patches.dense(),)
@@ -168,15 +171,11 @@ class Patches:
         sizes = [(kernel.shape[axis] - 1) * dilation[axis] + 1 for axis in (0, 1)]
         window = [(n - 1) * s + k for n, s, k in zip(self.window, stride, sizes, strict=True)]
         channels = operation.operand_avals[0].shape[-1]
-        params = {**params, "padding": ((0, 0), (0, 0))}
         values = self._inside().values
         flat = values.reshape(-1, *values.shape[3:])
-
-        def small(windows: jax.Array) -> jax.Array:
-            return operation.primitive.bind(windows, kernel, **params)
-
         operand = jax.ShapeDtypeStruct((len(flat), *window, channels), values.dtype)
-        (larger,) = jax.linear_transpose(small, operand)(flat)
+        small = replace(operation, params={**params, "padding": ((0, 0), (0, 0))}, operand_avals=(operand,))
+        (larger,) = small.transpose(flat)
         low = [pad[0] for pad in operation.params["padding"]]
         return Patches(
             larger.reshape(*values.shape[:3], *window, channels),
@@ -228,7 +227,7 @@ class Patches:
         margin = ((low, high - low - self.shape[1]), (left, wide - left - self.shape[2]), (0, 0))
         padded = jnp.pad(array.reshape(self.shape[1:]), margin)
         vertical, horizontal = self._indices()
-        return padded[vertical][:, :, horizontal].transpose(0, 2, 1, 3, 4)
+        return stored(padded[vertical][:, :, horizontal].transpose(0, 2, 1, 3, 4))
 
 
 Rows = Dense | Patches
@@ -253,16 +252,3 @@ def split(rows: Rows, at_once: int | None) -> list[tuple[Rows, tuple[int, ...]]]
         return [(replace(rows, values=rows.values[:, :, i : i + size]), rows.grid) for i in parts]
     size = len(rows.values) if at_once is None else at_once
     return [(Dense(rows.values[i : i + size]), ()) for i in range(0, len(rows.values), size)]
-
-
-def _is_plain(operation: Affine) -> bool:
-    """Whether a convolution has a constant kernel, images as NHWC and kernels as HWIO, and no gaps in its input."""
-    params = operation.params
-    numbers = params["dimension_numbers"]
-    layout = (tuple(numbers.lhs_spec), tuple(numbers.rhs_spec), tuple(numbers.out_spec))
-    return (
-        operation.arguments[0] is None
-        and layout == ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
-        and set(params["lhs_dilation"]) == {1}
-        and params["batch_group_count"] == 1
-    )

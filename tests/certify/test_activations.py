@@ -355,7 +355,7 @@ def test_activations_can_be_static_arguments():
         (lambda: activations.elu_with_alpha(-1.0), "at least 0"),
         (lambda: activations.elu_with_alpha(np.asarray([1.0, math.inf])), "alpha must be finite"),
         (lambda: activations.clip(1.0, 1.0), "low < high"),
-        (lambda: activations.relu.parallel(jnp.zeros(()), jnp.ones(()), "loose"), "choose one of tight, seed"),
+        (lambda: activations.relu.parallel(jnp.zeros(()), jnp.ones(()), "loose"), "choose one of tight, tangent"),
         (lambda: activations.relu.crown(jnp.zeros(()), jnp.ones(()), "tight"), "choose one of ends, midpoint"),
     ],
 )
