@@ -39,11 +39,10 @@ class Method(NamedTuple):
             return operation.lines(*operand)
         assert isinstance(operation, Activation)
         if self.slopes in ("adaptive", "midpoint"):
-            return Lines(
-                *map(stored, operation.crown(*operand, rule="ends" if self.slopes == "adaptive" else "midpoint"))
-            )
+            lines = operation.crown(*operand, rule="ends" if self.slopes == "adaptive" else "midpoint")
+            return Lines(*stored(tuple(lines)))
         lines = operation.parallel(*operand, rule="tangent" if self.slopes == "tangent" else "tight")
-        slope, lower, upper = map(stored, (lines.lower_slope, lines.lower_intercept, lines.upper_intercept))
+        slope, lower, upper = stored((lines.lower_slope, lines.lower_intercept, lines.upper_intercept))
         return Lines(slope, lower, slope, upper)
 
 

@@ -17,7 +17,6 @@ from jax import lax
 
 from ._affine import Affine
 from ._convolution import is_plain
-from ._stored import stored
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Dense:
 
     def map(self, function: Callable[..., jax.Array], *arrays: jax.Array) -> Dense:
         """``function`` of the coefficients and of arrays shaped as the node, or with rows before."""
-        return Dense(stored(function(self.values, *arrays)) if arrays else function(self.values))
+        return Dense(function(self.values, *arrays))
 
     def dot(self, array: jax.Array) -> jax.Array:
         """The values of the rows at a point, shaped as the node, or at one point for each row, ``[rows]``."""
@@ -83,7 +82,6 @@ class Patches:
     def map(self, function: Callable[..., jax.Array], *arrays: jax.Array) -> Patches:
         """See :meth:`Dense.map`; functions keep zero at zero where all arrays are."""
         values = function(self.values, *(self._windows(array)[:, :, None] for array in arrays))
-        values = stored(values) if arrays else values
         return replace(self, values=values, inside=True)
 
     def dot(self, array: jax.Array) -> jax.Array:
@@ -227,7 +225,7 @@ class Patches:
         margin = ((low, high - low - self.shape[1]), (left, wide - left - self.shape[2]), (0, 0))
         padded = jnp.pad(array.reshape(self.shape[1:]), margin)
         vertical, horizontal = self._indices()
-        return stored(padded[vertical][:, :, horizontal].transpose(0, 2, 1, 3, 4))
+        return padded[vertical][:, :, horizontal].transpose(0, 2, 1, 3, 4)
 
 
 Rows = Dense | Patches

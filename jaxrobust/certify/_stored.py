@@ -12,27 +12,33 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+Arrays = tuple[jax.Array, ...]
+
 
 @jax.custom_jvp
-def stored(array: jax.Array) -> jax.Array:
-    """The same array, computed before it is used."""
-    return _stored(array) if jax.default_backend() == "cpu" else array
+def stored(arrays: Arrays) -> Arrays:
+    """The same arrays, computed before they are used."""
+    return _stored(arrays) if jax.default_backend() == "cpu" else arrays
 
 
 @stored.defjvp
-def _stored_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+def _stored_jvp(primals: tuple[Arrays], tangents: tuple[Arrays]) -> tuple[Arrays, Arrays]:
     return stored(*primals), tangents[0]
 
 
 @custom_vmap
-def _stored(array: jax.Array) -> jax.Array:
+def _stored(arrays: Arrays) -> Arrays:
     """Where the first element is not a number all become so, which is what keeps the condition from being simplified."""
-    first = array.reshape(-1)[0]
-    return jax.lax.cond(first == first, lambda x: x, lambda x: jnp.full_like(x, jnp.nan), array)
+    first = arrays[0].reshape(-1)[0]
+
+    def undefined(arrays: Arrays) -> Arrays:
+        return tuple(jnp.full_like(array, jnp.nan) for array in arrays)
+
+    return jax.lax.cond(first == first, lambda arrays: arrays, undefined, arrays)
 
 
 @_stored.def_vmap
-def _stored_batch(axis_size: int, in_batched: Any, array: jax.Array) -> tuple[jax.Array, bool]:
+def _stored_batch(axis_size: int, in_batched: Any, arrays: Arrays) -> tuple[Arrays, Any]:
     """One condition for the batch; one for each example would be computed as a choice between both results."""
     del axis_size
-    return _stored(array), in_batched[0]
+    return _stored(arrays), in_batched[0]

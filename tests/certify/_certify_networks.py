@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -58,7 +59,7 @@ def mlp(*activations, width=8):
 
     def init(key):
         sizes = [inputs, *[width] * len(activations), CLASSES]
-        shapes = [(n, m) for n, m in zip(sizes, sizes[1:], strict=False)]
+        shapes = list(pairwise(sizes))
         return normal(key, *shapes, *[(m,) for _, m in shapes], scale=1.5)
 
     def apply(parameters, images):

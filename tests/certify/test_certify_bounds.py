@@ -73,15 +73,20 @@ def test_margins_of_two_layers_by_hand(threat, slope, margin):
 
 def test_neither_intervals_nor_lines_are_always_better():
     image, ball = jnp.zeros((1, 1)), Linf(1.0, bounds=None)
-    relu = lambda x: jax.nn.relu(x @ jnp.ones((1, 1)))
-    difference = lambda x: jax.nn.relu(x @ jnp.ones((1, 2)) + 2.0) @ jnp.array([[1.0], [-1.0]])
+
+    def relu(x):
+        return jax.nn.relu(x @ jnp.ones((1, 1)))
+
+    def difference(x):
+        return jax.nn.relu(x @ jnp.ones((1, 2)) + 2.0) @ jnp.array([[1.0], [-1.0]])
+
     assert numbers(bounds(relu, image, ball, "interval")) == (0, 1)
     assert numbers(bounds(relu, image, ball, "fast-lin")) == (-0.5, 1)
     assert numbers(bounds(difference, image, ball, "interval")) == (-2, 2)
     assert numbers(bounds(difference, image, ball, "fast-lin")) == (0, 0)
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", ["interval", "crown", "alpha-crown", "forward"])
 def test_a_pool_by_hand(method):
     """The maximum of x in [-1, 1] and y in [0, 1]: between 0, or y, and 1."""
     image, ball = jnp.array([[0.0, 0.5]]), NonUniform(Linf, jnp.array([1.0, 0.5]), bounds=None)
@@ -254,18 +259,14 @@ def check_soundness(name, threat_name, method, seed, eps):
 
 _compiled_extremes = jax.jit(_extremes)
 DEFAULT = [
-    ("residual", "l2", "interval"),
-    ("residual", "linf", "fast-lin"),
+    ("residual", "l2", "fast-lin"),
     ("residual", "l1", "crown"),
     ("pooling", "linf", "interval"),
-    ("pooling", "free l2", "fast-lin"),
-    ("pooling", "non-uniform", "crown"),
+    ("pooling", "non-uniform", "fast-lin"),
     ("relu", "l1", "forward"),
-    ("s-shaped", "l2", "crown"),
-    ("s-shaped", "linf", "fast-lin-tangent"),
+    ("s-shaped", "free l2", "crown"),
     ("smooth", "non-uniform", "fast-lin"),
     ("gelu", "linf", "crown-interval"),
-    ("kinked", "l2", "fast-lin-interval"),
 ]
 
 
@@ -309,7 +310,7 @@ def test_mistakes_are_named(key):
     logits_fn, images = NETWORKS["relu"].bound(key), jnp.zeros((2, *IMAGE))
     with pytest.raises(ValueError, match="unknown method 'crow'; choose"):
         certify.linear_bounds(logits_fn, images, Linf(0.1), method="crow")
-    with pytest.raises(ValueError, match="no such functions|no linear functions"):
+    with pytest.raises(ValueError, match="no linear functions"):
         certify.linear_bounds(logits_fn, images, Linf(0.1), method="interval")
     with pytest.raises(ValueError, match=r"\[rows, 3\]"):
         certify.interval_bounds(logits_fn, images, Linf(0.1), jnp.ones((2, 4)))

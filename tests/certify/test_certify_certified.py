@@ -104,11 +104,14 @@ def problem():
     return logits_fn, images, logits_fn(images).argmax(-1)
 
 
-EVERY = pytest.param(tuple(METHODS), marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("methods", [("fast-lin", "crown", "alpha-crown"), EVERY], ids=["some", "all"])
-@pytest.mark.parametrize("threat", [Linf(0.02), L2(0.1), L1(0.5), NonUniform(Linf, jnp.full(IMAGE, 0.02))])
+@pytest.mark.parametrize(
+    ("threat", "methods"),
+    [
+        (L2(0.1), ("fast-lin", "crown", "alpha-crown")),
+        (NonUniform(Linf, jnp.full(IMAGE, 0.02)), ("interval", "crown", "alpha-crown")),
+        *[pytest.param(t, tuple(METHODS), marks=pytest.mark.slow) for t in (Linf(0.02), L2(0.1), L1(0.5))],
+    ],
+)
 def test_what_is_certified_survives_attacks(problem, threat, methods, key):
     """certified <= robust <= correct, image by image; the envelope certifies what Fast-Lin does, and more radius."""
     logits_fn, images, labels = problem
@@ -183,7 +186,10 @@ def test_new_parameters_compile_nothing(problem):
 # --- Optimised slopes
 
 
-@pytest.mark.parametrize(("name", "threat"), [("relu", Linf(0.05)), ("s-shaped", L2(0.5)), ("pooling", Linf(0.05))])
+@pytest.mark.parametrize(
+    ("name", "threat"),
+    [("relu", Linf(0.05)), ("pooling", Linf(0.05)), pytest.param("s-shaped", L2(0.5), marks=pytest.mark.slow)],
+)
 def test_optimised_slopes_are_never_looser_and_sound(name, threat, key):
     logits_fn, images = NETWORKS[name].bound(key), jax.random.uniform(key, (8, *IMAGE))
     labels = logits_fn(images).argmax(-1)
@@ -207,8 +213,14 @@ def test_optimised_slopes_by_hand():
 # --- Rounding
 
 
-@pytest.mark.parametrize("name", ["residual", "relu", "s-shaped", "gelu"])
-@pytest.mark.parametrize("method", ["interval", "crown"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("residual", "interval"),
+        ("relu", "crown"),
+        *[pytest.param(n, m, marks=pytest.mark.slow) for n in NETWORKS for m in ("interval", "crown", "forward")],
+    ],
+)
 def test_single_precision_errs_by_less_than_the_rounding_margin(name, method, key):
     """A quarter of it, for networks and images of all magnitudes of logits."""
     network = NETWORKS[name]
