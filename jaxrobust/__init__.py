@@ -14,6 +14,7 @@ from .threat import NonUniform as NonUniform
 
 if TYPE_CHECKING:
     from . import attacks as attacks
+    from . import certify as certify
     from . import curvature as curvature
     from . import data as data
     from . import edges as edges
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "attacks",
+    "certify",
     "curvature",
     "data",
     "edges",
