@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import jax
+import numpy as np
 
 
 @contextmanager
@@ -35,3 +39,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file as a whole, see :func:`write_atomically`."""
     write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def fingerprint(*arrays: np.ndarray | jax.Array) -> str:
+    """A digest of shapes, dtypes and values."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        is_key = jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
+        values = np.asarray(jax.random.key_data(array) if is_key else array)
+        digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

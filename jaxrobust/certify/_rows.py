@@ -243,7 +243,13 @@ def identity(shape: tuple[int, ...], dtype: Any) -> Rows:
 
 
 def split(rows: Rows, at_once: int | None) -> list[tuple[Rows, tuple[int, ...]]]:
-    """Parts with at most so many rows, or one channel of patches, and the axes before the one along which they are parts."""
+    """Parts with at most so many rows, or one channel of patches, and the axes before the one along which they are parts.
+
+    Raises:
+        ValueError: for less than one row.
+    """
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"rows_at_once must be at least 1, or None for all rows of a layer, got {at_once}")
     if isinstance(rows, Patches):
         size = rows.values.shape[2] if at_once is None else max(1, at_once // (rows.grid[0] * rows.grid[1]))
         parts = range(0, rows.values.shape[2], size)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust._types import LogitsFn
-from jaxrobust.attacks._auto_attack._state import fingerprint
 from jaxrobust.batching import check_classes, to_float
 from jaxrobust.certify import METHODS, interval_bounds, nonuniform, radius, search_radius
+from jaxrobust.files import fingerprint
 from jaxrobust.reporting import CommandError, ResultFolder
 from jaxrobust.threat import ThreatModel
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,7 @@ def local_linearity_error(
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
     problem = make_problem(loss, logits_fn, images, labels)
-    ball: Any = threat if clip else type(threat)(threat.eps, None)  # type: ignore[call-arg]
+    ball: Any = threat if clip else dataclasses.replace(cast(Any, threat), bounds=None)
     keys = example_keys(key, problem.images.shape[0])
     total = jnp.zeros(problem.images.shape[:1], problem.images.dtype)
     state = (jnp.zeros((), jnp.int32), total)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -152,7 +153,7 @@ def gradient_masking(
     classes = check_classes(logits_fn, images[:2], labels)
     if np.ndim(threat.eps) or not float(threat.eps) > 0:
         raise ValueError(f"gradient_masking needs one positive radius eps for all images, got {threat.eps}")
-    ball: Any = type(threat)(float(threat.eps), threat.bounds)  # type: ignore[call-arg]
+    ball: Any = dataclasses.replace(cast(Any, threat), eps=float(threat.eps))
     if not long_steps > steps:
         raise ValueError(f"long_steps must be more than steps, got {long_steps} and {steps}")
     options: dict[str, Any] = {"key": key, "batch_size": batch_size, "mesh": mesh}
@@ -211,7 +212,7 @@ def _attacks(
     if threat.bounds is not None:
         low, high = threat.bounds
         widest = float(threat.norm(jnp.full((1, *shape), high - low, jnp.float32))[0])
-        wide = type(threat)(widest, threat.bounds)
+        wide = dataclasses.replace(cast(Any, threat), eps=widest)
         # The whole box is a ball of every norm; only l-infinity steps, which move all pixels, get across it in a few.
         found["whole_box"] = attacks.bim(Linf(high - low, threat.bounds), steps=steps)
         found["whole_box_noise"] = attacks.pgd(wide, steps=steps, step_size=2.5 * float(threat.eps) / steps)

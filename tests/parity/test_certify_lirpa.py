@@ -130,24 +130,23 @@ def test_intervals_of_first_convolutions_are_tighter(name, ball):
     ],
 )
 def test_s_shaped_activations(name, method):
-    """Their tangent points come from a table, here a hundred times finer than theirs; with that, bounds differ less and less."""
+    """Their tangent points come from a table, here with smaller steps than usual; its error falls as they do."""
     network, images = networks.architecture(name), images_of(networks.ARCHITECTURES[name][0])
-    expected = theirs(network, images, "box", method, MARGINS, tangent_step=1e-4)
+    expected = theirs(network, images, "box", method, MARGINS, tangent_step=5e-4)
     assert_equal(ours(network, images, "box", method, MARGINS), expected, 1e-4)
 
 
 @pytest.mark.parametrize("method", ["interval", "crown", "forward"])
 def test_lower_bounds_of_max_pooling(method):
-    """Theirs are the same from below, of which sums of maxima show no more; from above, theirs is a constant."""
+    """Theirs are the same from below, of which a sum of maxima shows no more; from above, theirs are constants."""
     network = networks.network((networks.Conv(5, 3, 2, 1), "relu", networks.MaxPool(4), "flatten"), (8, 8, 2))
-    sums = np.random.default_rng(1).uniform(size=(3, 4, 5)).astype(np.float32)
+    # One row for each image: with several, auto_LiRPA fails where a maximum is all that a specification reads.
+    weights = np.random.default_rng(1).uniform(size=(3, 1, 5)).astype(np.float32)
     images = images_of((8, 8, 2))
-    found = ours(network, images, "box", method, sums)
-    expected = theirs(network, images, "box", method, sums)
+    found, expected = (bounds(network, images, "box", method, weights) for bounds in (ours, theirs))
     assert_equal(found[:1], expected[:1])
     assert np.all(found[1] <= expected[1] + 1e-5)
-    if method != "interval":
-        assert np.mean(expected[1] - found[1]) > 0.01
+    assert method == "interval" or np.all(found[1] < expected[1] - 0.01)
 
 
 def margins_of(network, images, method):
@@ -162,28 +161,33 @@ def test_margins():
     assert_equal([margins_of(network, images, "crown")], expected[:1])
 
 
-@pytest.mark.parametrize("name", ["mlp-3", "cnn"])
+@pytest.mark.parametrize("name", ["mlp-3", "cnn-unpadded"])
 def test_optimised_slopes(name, monkeypatch):
     """Where intermediate bounds stay those of CROWN, as ours do, both find the same optimum; else theirs are tighter."""
-    steps = 100
+    steps = 60
     monkeypatch.setitem(METHODS, "alpha-crown", METHODS["alpha-crown"]._replace(optimization_steps=steps))
     network, images = networks.architecture(name), images_of(networks.ARCHITECTURES[name][0])
     crown, found = (margins_of(network, images, method) for method in ("crown", "alpha-crown"))
-    bounded = lirpa.bounded_module(network.module, images, alpha={"iteration": steps, "lr_alpha": 0.1})
     x, rows = lirpa.perturbed(images, np.inf, 0.1, 0.0, 1.0), torch.tensor(MARGINS)
-    with torch.no_grad():
-        bounded.compute_bounds(x=(x,), C=rows, method="CROWN", bound_upper=False)
-    operands = [node.inputs[0] for node in bounded.optimizable_activations]
-    kept = {operand.name: [operand.lower.detach(), operand.upper.detach()] for operand in operands}
-    optimized = {
-        which: bounded.compute_bounds(
-            x=(x,), C=rows, method="alpha-CROWN", bound_upper=False, intermediate_layer_bounds=intermediate
-        )[0]
-        for which, intermediate in (("fixed", kept), ("free", None))
-    }
-    fixed, free = (optimized[which].detach().numpy() for which in ("fixed", "free"))
+
+    def optimized(iterations, rate, fixed):
+        bounded = lirpa.bounded_module(network.module, images, alpha={"iteration": iterations, "lr_alpha": rate})
+        with torch.no_grad():
+            bounded.compute_bounds(x=(x,), C=rows, method="CROWN", bound_upper=False)
+        operands = [node.inputs[0] for node in bounded.optimizable_activations]
+        kept = {operand.name: [operand.lower.detach(), operand.upper.detach()] for operand in operands}
+        lower, _ = bounded.compute_bounds(
+            x=(x,),
+            C=rows,
+            method="alpha-CROWN",
+            bound_upper=False,
+            intermediate_layer_bounds=kept if fixed else None,
+        )
+        return lower.detach().numpy()
+
+    fixed = optimized(steps, 0.1, fixed=True)
     gain = np.max(fixed - crown)
     assert gain > 0.1
     assert np.all(found >= crown - 1e-5)
-    np.testing.assert_allclose(found, fixed, rtol=0, atol=0.01 * gain)
-    assert np.all(free >= found - 0.01 * gain)
+    np.testing.assert_allclose(found, fixed, rtol=0, atol=0.02 * gain)
+    assert np.all(optimized(20, 0.5, fixed=False) >= found - 0.02 * gain)

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from jaxrobust._types import LogitsFn
 from jaxrobust.batching import Batch, Batches, check_classes, check_images, check_labels, to_float
+from jaxrobust.files import fingerprint
 from jaxrobust.iteration import Closure, is_traced
 from jaxrobust.progress import ProgressBar
 from jaxrobust.random import fold_in_each, typed_key
@@ -26,7 +27,7 @@ from .._targets import highest_wrong_classes
 from .._types import Attack
 from . import _checks
 from ._stages import AttackName, Settings, Stage, Version, objectives, settings, stages
-from ._state import Progress, fingerprint
+from ._state import Progress
 
 ROUNDING = 1e-6
 """Relative excess over the radius that the final check forgives."""

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxrobust.files import write_atomically, write_text
 
 DIGESTS = ("images or labels", "classifier's parameters")
 """What an identity holds as a digest only."""
-
-
-def fingerprint(*arrays: np.ndarray | jax.Array) -> str:
-    """A digest of shapes, dtypes and values."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.shape} {array.dtype}".encode())
-        is_key = jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
-        values = np.asarray(jax.random.key_data(array) if is_key else array)
-        digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 class Progress:
