@@ -29,7 +29,7 @@ class Config:
     preset: Literal["small", "paper"] = "small"
     """small: bundled digits and points in the plane, minutes on two CPU cores. paper: MNIST, Fashion-MNIST and SVHN (TFDS) with the published networks, for accelerators."""
     datasets: Annotated[tuple[str, ...] | None, option("NAME ...", "small digits, paper all")] = None
-    """digits and mnist (10,000 training images, a narrow network) for small; mnist, fashion_mnist and svhn for paper."""
+    """digits and mnist (narrow networks) for small; mnist, fashion_mnist and svhn for paper."""
     seeds: Annotated[tuple[int, ...] | None, option("SEED ...", "small 0 to 4, on mnist 0 1 2, paper 0")] = None
     """Seeds of initialisation, data order and training's random numbers."""
     epochs: Annotated[int | None, option("N", "each setting's own")] = None

@@ -55,17 +55,17 @@ def histograms(outcomes: Outcomes, path: Path) -> bool:
     radii = {name: np.log10(_map(outcome, images[0]).ravel()) for name, outcome in outcomes.items()}
     every = np.concatenate(list(radii.values()))
     bins = np.linspace(every.min(), every.max(), 40)
-    figure, axes = subplots(len(radii), 1, size=(5.4, 1.35), sharex=True)
+    figure, axes = subplots(len(radii), 1, size=(5.4, 1.4), sharex=True)
     for axis, (name, values), color in zip(axes[:, 0], radii.items(), COLORS, strict=False):
         row = outcomes[name].row
-        axis.hist(values, bins, color=color, label=row.label)
+        axis.hist(values, bins, color=color)
+        axis.set_title(row.label, loc="left", fontsize=9, pad=2)
+        axis.yaxis.get_major_locator().set_params(integer=True)
         if row.eps:
             axis.axvline(np.log10(row.eps), color="0.4", linestyle="--", linewidth=1)
-        axis.legend(loc="upper right")
         axis.set_ylabel("pixels")
-    ticks = [
-        tick for tick in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30) if bins[0] <= np.log10(tick) <= bins[-1]
-    ]
+    every_tick = [digit * 10.0**power for power in range(-4, 3) for digit in (1, 2, 5)]
+    ticks = [tick for tick in every_tick if bins[0] <= np.log10(tick) <= bins[-1]]
     axes[-1, 0].set_xticks(np.log10(ticks), [f"{tick:g}" for tick in ticks])
     axes[-1, 0].set_xlabel("certified radius")
     save_figure(figure, path)

@@ -47,7 +47,7 @@ class Networks:
     @functools.cache  # noqa: B019 - one object for the life of a study
     def dataset(self, setting: Setting) -> data.Dataset:
         """The setting's images, of its classes alone."""
-        return _restricted(load_dataset(setting.dataset, self._data_dir, subset=setting.subset), setting.classes)
+        return _restricted(load_dataset(setting.dataset, self._data_dir), setting.classes)
 
     def model(self, setting: Setting) -> nn.Module:
         """The setting's network, untrained."""

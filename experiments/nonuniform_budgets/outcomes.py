@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,23 +52,35 @@ Outcomes = Mapping[str, Outcome]
 
 def collect(networks: Networks, setting: Setting) -> dict[str, Outcome]:
     """Gather the setting's rows; what is not on disk yet is trained and certified."""
-    masks = None
-    if setting.classes is not None and len(setting.classes) == 2:
-        dataset = networks.dataset(setting)
-        masks = statistics.stroke_masks(data.to_float(np.asarray(dataset.train_images)), dataset.train_labels)
     outcomes = {}
     for row in setting.rows:
-        right = networks.accuracy(setting, row)["arrays"]
         found = {variant: certificates(networks, setting, row, variant) for variant in row.variants}
-        tried = [starts(networks, setting, row, index) for index in range(len(setting.seeds))]
-        outcomes[row.name] = Outcome(
-            row,
-            {name: (100 * values.mean(1)).tolist() for name, values in right.items()},
-            found,
-            {variant: _by_name([_measured(one, masks) for one in several]) for variant, several in found.items()},
-            _by_name([_gains(one) for one in tried]),
-        )
+        numbers = _numbers(networks, setting, row, found)
+        outcomes[row.name] = Outcome(row, numbers["accuracies"], found, numbers["values"], numbers["starts"])
     return outcomes
+
+
+def _numbers(
+    networks: Networks, setting: Setting, row: Row, found: Mapping[Variant, list[Certificates]]
+) -> dict[str, Any]:
+    """The cell of a row's numbers."""
+
+    def compute() -> dict[str, Any]:
+        masks = None
+        if setting.classes is not None and len(setting.classes) == 2:
+            dataset = networks.dataset(setting)
+            masks = statistics.stroke_masks(data.to_float(np.asarray(dataset.train_images)), dataset.train_labels)
+        right = networks.accuracy(setting, row)["arrays"]
+        tried = [starts(networks, setting, row, index) for index in range(len(setting.seeds))]
+        return {
+            "accuracies": {name: (100 * values.mean(1)).tolist() for name, values in right.items()},
+            "values": {
+                variant: _by_name([_measured(one, masks) for one in several]) for variant, several in found.items()
+            },
+            "starts": _by_name([_gains(one) for one in tried]),
+        }
+
+    return networks.run.cell(f"numbers/{setting.name}/{row.name}", compute)
 
 
 def _by_name(seeds: list[dict[str, float]]) -> dict[str, list[float]]:

@@ -26,7 +26,7 @@ def run(config: Config) -> None:
         ]
         # Two threads that need the same program at the same time would both compile it: networks of different shapes alternate.
         tasks = [task for task in chain.from_iterable(zip_longest(*groups)) if task is not None]
-        study.progress.expect(sum(map(len, tasks)))
+        study.progress.expect(sum(map(len, tasks)) + sum(len(setting.rows) for setting in chosen))
         together(tasks, workers)
         sections = [plane_section.run(study, points)]
         study.write_section("plane", sections[0])
@@ -53,8 +53,8 @@ def _introduction(config: Config) -> list[str]:
         "**Conventions.** All radii, those of training too, are for pixels in [-1, 1], as in the study: twice those for pixels in [0, 1]. (The scale of its "
         "training radius 0.1 is not stated; the same is assumed.) Certificates ignore the pixels' range, which the study does not mention: they hold for all "
         "perturbations, and radii may be larger than the range. Margins are bounded as such, which is tighter than the differences of bounds of logits "
-        "that the text describes; tables say where those were used. The search starts from the largest uniform radius and keeps the best certified set, so no "
-        "set is smaller than the uniform one; the published search may end below it. One search has one uniform radius to beat: both are bounded the same way.",
+        "that the text describes; one table has both. The search starts from the largest uniform radius and keeps the best certified set, so no set is smaller "
+        "than the uniform one; the published search may end below it. The uniform radius comes from the same bounds.",
         "**How to read the claims.** Gains are per cent by which the non-uniform radius is larger than the uniform one; cosines are multiplied by 100. "
         "Differences are paired by seed, with their 95 % interval and the one-sided p-value. Controls are not claims of the study and are not counted. Cosines of "
         "positive vectors are large whatever their shapes: beside them stands what the same radii would have in random order, and only what is above that is due to "

@@ -73,8 +73,8 @@ class Networks:
     def test(self, setting: Setting, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The first so many of the test images, in [0, 1], and their labels."""
         dataset = self.dataset(setting)
-        chosen = slice(setting.tested if count is None else count)
-        return np.asarray(data.to_float(jnp.asarray(dataset.test_images[chosen]))), dataset.test_labels[chosen]
+        images, labels = dataset.test_images[: setting.tested][:count], dataset.test_labels[: setting.tested][:count]
+        return np.asarray(data.to_float(jnp.asarray(images))), labels
 
 
 @functools.cache

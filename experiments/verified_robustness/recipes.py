@@ -12,6 +12,7 @@ import optax
 
 from experiments.study import Recipe
 from jaxrobust import L2, Linf, attacks, data, optimizers, schedules, training
+from jaxrobust.threat import ThreatModel
 
 from .network import Network
 from .rows import Row, Setting
@@ -91,12 +92,10 @@ def objective(row: Row, threat: Linf | L2, ramp: tuple[float, float], steps: int
             return training.ibp(threat, **_ramps(threat.eps, ramp, steps), subset=row.subset)
         case "crown_ibp":
             schedule = _ramps(threat.eps, ramp, steps)
-            return training.crown_ibp(
-                threat, beta=_linear(1.0, 0.0, ramp, steps), **schedule, subset=row.subset
-            )
+            return training.crown_ibp(threat, beta=_linear(1.0, 0.0, ramp, steps), **schedule, subset=row.subset)
         case "mmr" | "mmr_at":
             make: Any = training.mmr if row.method == "mmr" else training.mmr_at
-            return make(  # type: ignore[no-any-return]
+            return make(
                 threat,
                 boundary_gamma=row.gamma,
                 decision_gamma=row.gamma,
@@ -105,20 +104,18 @@ def objective(row: Row, threat: Linf | L2, ramp: tuple[float, float], steps: int
             )
         case "per" | "per_at":
             make = training.per if row.method == "per" else training.per_at
-            return make(  # type: ignore[no-any-return]
-                threat, alpha=row.alpha, beta=row.beta, eps=eps, method=row.bounds, subset=row.subset
-            )
+            return make(threat, alpha=row.alpha, beta=row.beta, eps=eps, method=row.bounds, subset=row.subset)
 
 
-def ten_steps(threat: Linf | L2) -> attacks.Attack:
+def ten_steps(threat: ThreatModel) -> attacks.Attack:
     """PGD of training, from a random start."""
     return attacks.pgd(threat, steps=TRAINING_STEPS, step_size=threat.eps / 5)
 
 
-def radius(row: Row, steps: int) -> optax.Schedule | None:
+def radius(row: Row, steps: int) -> optax.Schedule | float | None:
     """The radius of the envelope, and of the attack, by step; ``None`` for the threat model's own."""
     if row.first_eps is None:
-        return None
+        return row.eps
     return schedules.doubling(row.first_eps, every=max(1, steps // (DOUBLINGS + 1)), times=DOUBLINGS)
 
 

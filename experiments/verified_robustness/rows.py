@@ -26,6 +26,7 @@ class Row:
         alpha, beta: of PER.
         gamma, weight: of MMR.
         first_eps: where the radius starts that is doubled four times in training, at each fifth; ``None``: it is constant.
+        eps: the constant radius, by default the setting's.
         start: name of the row whose networks training starts from.
         subset: how many images of a batch are bounded.
         learning_rate: instead of the setting's.
@@ -41,6 +42,7 @@ class Row:
     gamma: float = 0.0
     weight: float = 0.0
     first_eps: float | None = None
+    eps: float | None = None
     start: str | None = None
     subset: int | None = None
     learning_rate: float | None = None
@@ -59,7 +61,7 @@ class Setting:
         channels, widths, activation: see :class:`~experiments.verified_robustness.network.Network`.
         theirs: the published block that stands beside, see :data:`~experiments.verified_robustness.published.BLOCKS`.
         same: whether that block has this network, data set and radius.
-        seeds: of initialisation, data order and attacks.
+        seeds: of initialisation, data order and the random numbers of training.
         epochs, batch_size: of training.
         learning_rate: of Adam.
         final_share: share of the epochs at the end with a tenth of it.
