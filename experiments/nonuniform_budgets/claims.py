@@ -1,4 +1,4 @@
-"""The study's claims, each with a published number, ours, and a verdict.
+"""The study's claims, and those of its small-scale reproduction, each with a published number, ours, and a verdict.
 
 Gains are per cent by which the non-uniform radius is larger than the uniform one; cosines are multiplied by 100.
 """

@@ -123,6 +123,7 @@ def training(outcomes: Outcomes, path: Path) -> bool:
     axes[0][0].axhline(1, color="0.8", linewidth=0.8, zorder=0)
     axes[0][1].set_ylabel("cosine (l∞, margins)")
     for axis in axes[0]:
+        axis.set_xticks([one.row.eps for one in rows])
         axis.set_xlabel("radius of PGD training")
         axis.legend(fontsize=8)
     save_figure(figure, path)

@@ -56,7 +56,7 @@ def _introduction(config: Config) -> list[str]:
         "that the text describes; one table has both. The search starts from the largest uniform radius and keeps the best certified set, so no set is smaller "
         "than the uniform one; the published search may end below it. The uniform radius comes from the same bounds.",
         "**How to read the claims.** Gains are per cent by which the non-uniform radius is larger than the uniform one; cosines are multiplied by 100. "
-        "Differences are paired by seed, with their 95 % interval and the one-sided p-value. Controls are not claims of the study and are not counted. Cosines of "
+        'Differences are paired by seed, with their 95 % interval and the one-sided p-value. "Not studied" stands where the study gives no number. Controls are not claims of the study and are not counted. Cosines of '
         "positive vectors are large whatever their shapes: beside them stands what the same radii would have in random order, and only what is above that is due to "
         "a common shape.",
     ]

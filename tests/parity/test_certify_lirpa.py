@@ -48,6 +48,15 @@ LABELS = np.array([0, 3, 4])
 MARGINS = np.array(certify.margin_specification(jnp.asarray(LABELS), 5))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These networks are so small that threads only wait for each other, for long where the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def images_of(shape):
     return np.random.default_rng(0).uniform(size=(len(LABELS), *shape)).astype(np.float32)
 
@@ -146,7 +155,7 @@ def test_lower_bounds_of_max_pooling(method):
     found, expected = (bounds(network, images, "box", method, weights) for bounds in (ours, theirs))
     assert_equal(found[:1], expected[:1])
     assert np.all(found[1] <= expected[1] + 1e-5)
-    assert method == "interval" or np.all(found[1] < expected[1] - 0.01)
+    assert method == "interval" or np.all(found[1] < expected[1] - 1e-3)
 
 
 def margins_of(network, images, method):
