@@ -76,7 +76,8 @@ def layers_of(name: str) -> list[Layer]:
 
 def weights_of(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Random weights and biases; kernels as ``[height, width, inputs, outputs]``, dense ones for flattened NHWC."""
-    rng, shape, found = np.random.default_rng(0), (28, 28, 1), []
+    rng, found = np.random.default_rng(0), []
+    shape: tuple[int, ...] = (28, 28, 1)
     for layer in layers_of(name):
         if len(layer) == 1:
             inputs = int(np.prod(shape))
@@ -180,7 +181,8 @@ def measure(program: str, name: str, batch: int, eps: float, method: str, second
     before, begin = mebibytes(), time.perf_counter()
     np.save(output, compute())
     first = time.perf_counter() - begin
-    wall, cpu = [], []
+    wall: list[float] = []
+    cpu: list[float] = []
     begin = time.perf_counter()
     while time.perf_counter() - begin < seconds or len(wall) < 3:
         start = time.perf_counter(), time.process_time()
