@@ -39,7 +39,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ Layer = tuple[int, ...]
 """``(features,)`` of a dense layer, ``(channels, kernel, stride, padding)`` of a convolution."""
 
 
-def layers_of(name: str) -> list[Layer]:
+def layers_of(name: str) -> Sequence[Layer]:
     """``"fc1"``, ``"cnn"``, or hidden layers and their size: ``"mlp 3x256"``, ``"conv 3x16"``."""
     if name == "fc1":
         return [(1024,), (CLASSES,)]
@@ -70,8 +70,8 @@ def layers_of(name: str) -> list[Layer]:
     kind, size = name.split()
     depth, width = map(int, size.split("x"))
     if kind == "mlp":
-        return [(width,)] * depth + [(CLASSES,)]
-    return [(width, 3, 2, 1)] + [(width, 3, 1, 1)] * (depth - 1) + [(CLASSES,)]
+        return [*[(width,)] * depth, (CLASSES,)]
+    return [(width, 3, 2, 1), *[(width, 3, 1, 1)] * (depth - 1), (CLASSES,)]
 
 
 def weights_of(name: str) -> list[tuple[np.ndarray, np.ndarray]]:

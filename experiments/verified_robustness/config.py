@@ -44,7 +44,7 @@ class Config:
     """Training images, drawn by class."""
     exact_images: Annotated[int | None, option("N", "each setting's own")] = None
     """Test images, from the first, that get an exact answer; 0 for none."""
-    exact_seconds: Annotated[float | None, option("SECONDS", "small 5, paper 60")] = None
+    exact_seconds: Annotated[float | None, option("SECONDS", "digits 2, mnist 5, paper 60")] = None
     """Time limit of the exact answer for each image. What takes longer is reported as a time-out."""
     workers: Annotated[int | None, option("N", "one per processor, up to 4")] = None
     """Rows that are trained and measured at the same time, in threads, for small on CPU. Numbers do not depend on it, but for time-outs."""

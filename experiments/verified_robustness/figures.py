@@ -69,6 +69,8 @@ def curve(results: Sequence[Results], path: Path) -> bool:
         for other in found["envelope"][1:]:
             axis.plot(eps, other, color="0.85", linewidth=0.8, zorder=0)
         axis.plot(eps, eps, ":", color="0.5", linewidth=1)
+        if not len(found["linear"]):
+            continue
         axis.plot(eps, found["linear"][0], color=palette.BLACK, linewidth=2, label="Fast-Lin")
         axis.plot(eps, found["envelope"][0], "--", color=palette.SKY, linewidth=2, label="PEC")
         last = float(eps[(found["envelope"] > 0).any(0)].max(initial=eps[0]))

@@ -142,7 +142,8 @@ def curve(networks: Networks, setting: Setting, row: Row) -> Cell:
             label = jnp.full(len(eps), labels[index], jnp.int32)
             for name, method in (("envelope", "envelope"), ("linear", "fast-lin")):
                 found[name].append(np.asarray(certify.radius(network, image, label, within, method=method)))
-        return {}, {"eps": eps, **{name: np.stack(values) for name, values in found.items()}}
+        arrays = {name: np.reshape(values, (-1, len(eps))) for name, values in found.items()}  # also of no image
+        return {}, {"eps": eps, **arrays}
 
     return networks.run.cell(f"curve/{setting.name}/{row.name}", compute)
 
