@@ -42,6 +42,8 @@ class Config:
     """Epochs of every row."""
     examples: Annotated[int | None, option("N", "each setting's own")] = None
     """Training images, drawn by class."""
+    tested: Annotated[int | None, option("N", "each setting's own")] = None
+    """Test images, from the first."""
     exact_images: Annotated[int | None, option("N", "each setting's own")] = None
     """Test images, from the first, that get an exact answer; 0 for none."""
     exact_seconds: Annotated[float | None, option("SECONDS", "digits 2, mnist 5, paper 60")] = None
@@ -95,7 +97,7 @@ def _changed(config: Config, setting: Setting) -> Setting:
     """The setting with what was given."""
     given = {
         name: getattr(config, name)
-        for name in ("seeds", "epochs", "examples", "exact_seconds")
+        for name in ("seeds", "epochs", "examples", "tested", "exact_seconds")
         if getattr(config, name) is not None
     }
     if config.exact_images is not None and setting.exact_images:
@@ -130,7 +132,7 @@ def _check(config: Config) -> None:
             raise CommandError(f"--{name} was given no value")
     if config.seeds is not None and (min(config.seeds) < 0 or len(set(config.seeds)) < len(config.seeds)):
         raise CommandError(f"seeds must be different and at least 0, got {' '.join(map(str, config.seeds))}")
-    for name in ("epochs", "examples", "workers"):
+    for name in ("epochs", "examples", "tested", "workers"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise CommandError(f"{name} must be at least 1, got {value}")

@@ -27,7 +27,10 @@ class Dense:
 
     def map(self, function: Callable[..., jax.Array], *arrays: jax.Array) -> Dense:
         """``function`` of the coefficients and of arrays shaped as the node, or with rows before."""
-        return Dense(function(self.values, *arrays))
+        shape = self.values.shape
+        # Flat, since XLA's CPU backend is slow to sum over an axis before one of size 1, as gradients do.
+        flat = (array.reshape(-1) if array.ndim < len(shape) else array.reshape(shape[0], -1) for array in arrays)
+        return Dense(function(self.values.reshape(shape[0], -1), *flat).reshape(shape))
 
     def dot(self, array: jax.Array) -> jax.Array:
         """The values of the rows at a point, shaped as the node, or at one point for each row, ``[rows]``."""

@@ -68,6 +68,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
         ({"seeds": (1, 1)}, "seeds must be different"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"examples": 0}, "examples must be at least 1"),
+        ({"tested": 0}, "tested must be at least 1"),
         ({"exact_images": -1}, "exact-images must be at least 0"),
         ({"exact_seconds": 0.0}, "exact-seconds must be above 0"),
         ({"workers": 2, "preset": "paper"}, "belongs to --preset small"),
@@ -87,12 +88,12 @@ def test_unknown_parts_are_told():
 
 
 def test_rows_bring_along_what_they_start_from():
-    chosen = config.settings(Config(dataset="mnist", rows=("l_per_at",), epochs=2, examples=500))
+    chosen = config.settings(Config(dataset="mnist", rows=("l_per_at",), epochs=2, examples=500, tested=50))
     assert {setting.name: [row.name for row in setting.rows] for setting in chosen} == {
         "fc1": ["l_per_at"],
         "cnn": ["at", "l_per_at"],
     }
-    assert {(setting.epochs, setting.examples) for setting in chosen} == {(2, 500)}
+    assert {(setting.epochs, setting.examples, setting.tested) for setting in chosen} == {(2, 500, 50)}
 
 
 def test_exact_answers_can_be_left_out():
