@@ -78,7 +78,7 @@ def test_8_1_certified_errors_of_one_hidden_layer(study):
 def test_8_2_two_hidden_layers(study):
     linear = {row.name: error(study, "deep", row.name, "linear") for row in SETTINGS["deep"].rows}
     assert linear["plain"] == max(linear.values())
-    for column, allowance in (("clean", 0.5), ("pgd", 0), ("linear", 0)):  # clean errors are alike here
+    for column, allowance in (("clean", 1), ("pgd", 0), ("linear", 0)):  # clean errors are alike here
         for letter in "li":
             without, within = (error(study, "deep", f"{letter}_per{suffix}", column) for suffix in ("", "_at"))
             assert within < without + allowance
