@@ -41,7 +41,8 @@ def check(logits_fn: LogitsFn, images: jax.Array, labels: jax.Array, threat: Thr
     if not error <= AGREEMENT:
         raise ValueError(
             f"logits of an image change with the batch that it is in, by {error:.2g} of the largest one, so they cannot be "
-            "certified: put batch norm into evaluation mode (train=False, use_running_average=True)"
+            "certified: put batch norm into evaluation mode (train=False, use_running_average=True), and switch dropout and "
+            "other random layers off (deterministic=True)"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -25,16 +26,21 @@ def main(configuration: type[Config] | Mapping[str, type[Config]], run: Callable
 
     A mistake of the user's ends in one message and exit code 2, an interrupt in exit code 130.
     """
-    parsed: Any
-    if isinstance(configuration, Mapping):
-        parsed = tyro.extras.subcommand_cli_from_dict(dict(configuration), prog=program)
-    else:
-        parsed = tyro.cli(configuration, prog=program)
     try:
-        run(parsed)
+        run(_parsed(configuration, program))
+        sys.stdout.flush()
     except CommandError as error:
         print(f"{program}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; finished work is kept, the same command continues", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output, as "| head" does, wants no more of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        sys.exit(141)
+
+
+def _parsed(configuration: type[Config] | Mapping[str, type[Config]], program: str) -> Any:
+    if isinstance(configuration, Mapping):
+        return tyro.extras.subcommand_cli_from_dict(dict(configuration), prog=program)
+    return tyro.cli(configuration, prog=program)

@@ -324,3 +324,11 @@ def test_killed_run_continues_and_gives_the_same(weights, tmp_path):
         assert ours.files == expected.files
         for name in expected.files:
             np.testing.assert_array_equal(ours[name], expected[name])
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    command = [sys.executable, "-m", "jaxrobust", "certify", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
