@@ -15,10 +15,11 @@ _FLAGS = (
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
     # Halves the time to compile. XLA aborts at a flag that it does not know, as later versions may not.
-    *(["--xla_cpu_use_fusion_emitters=false"] if JAXLIB < (0, 11) else []),
+    *(["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"] if JAXLIB < (0, 11) else []),
 )
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 os.environ.setdefault("MPLBACKEND", "Agg")
+gc.set_threshold(100_000, 20, 20)  # with the usual ones a twentieth of the time goes into collecting
 
 import jax
 import pytest

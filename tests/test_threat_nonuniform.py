@@ -157,7 +157,13 @@ def test_moves_are_those_in_scaled_coordinates(kind):
     np.testing.assert_allclose(found, np.where(reached | (excess < 0), length, np.inf), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "bounds"), [(Linf, (0.0, 1.0)), (L2, (0.0, 1.0)), (L1, (0.0, 1.0)), (L2, None)])
+@pytest.mark.parametrize(
+    ("kind", "bounds"),
+    [
+        (L2, (0.0, 1.0)),
+        *[pytest.param(*case, marks=pytest.mark.slow) for case in ((Linf, (0.0, 1.0)), (L1, (0.0, 1.0)), (L2, None))],
+    ],
+)
 def test_pixels_of_radius_zero_do_not_move(kind, bounds):
     images, direction, radii = some(3)
     still = jnp.zeros(radii.shape, bool).at[0].set(True)

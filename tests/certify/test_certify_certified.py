@@ -108,8 +108,10 @@ def problem():
     ("threat", "methods"),
     [
         (L2(0.1), ("fast-lin", "crown", "alpha-crown")),
-        (NonUniform(Linf, jnp.full(IMAGE, 0.02)), ("interval", "crown", "alpha-crown")),
-        *[pytest.param(t, tuple(METHODS), marks=pytest.mark.slow) for t in (Linf(0.02), L2(0.1), L1(0.5))],
+        *[
+            pytest.param(t, tuple(METHODS), marks=pytest.mark.slow)
+            for t in (Linf(0.02), L2(0.1), L1(0.5), NonUniform(Linf, jnp.full(IMAGE, 0.02)))
+        ],
     ],
 )
 def test_what_is_certified_survives_attacks(problem, threat, methods, key):
@@ -188,7 +190,10 @@ def test_new_parameters_compile_nothing(problem):
 
 @pytest.mark.parametrize(
     ("name", "threat"),
-    [("relu", Linf(0.05)), ("pooling", Linf(0.05)), pytest.param("s-shaped", L2(0.5), marks=pytest.mark.slow)],
+    [
+        ("relu", Linf(0.05)),
+        *[pytest.param(*case, marks=pytest.mark.slow) for case in (("pooling", Linf(0.05)), ("s-shaped", L2(0.5)))],
+    ],
 )
 def test_optimised_slopes_are_never_looser_and_sound(name, threat, key):
     logits_fn, images = NETWORKS[name].bound(key), jax.random.uniform(key, (8, *IMAGE))

@@ -264,6 +264,7 @@ def evaluate(network, image):
     return of(network.logits)
 
 
+@pytest.mark.slow
 def test_convolutions():
     random = np.random.default_rng(4)
     shapes = [((3, 3, 1, 2), 3), ((2,), 1), ((3, 3, 2, 2), 4), ((1, 1, 2, 2), 2), ((9, 3), 3)]

@@ -172,7 +172,7 @@ def small(kind, steps=STEPS):
     return logits_fn, images, labels, certify.nonuniform(logits_fn, images, labels, threat, steps=steps)
 
 
-@pytest.mark.parametrize("kind", [Linf, L2])
+@pytest.mark.parametrize("kind", [Linf, pytest.param(L2, marks=pytest.mark.slow)])
 def test_certified_sets_are_safe(kind):
     logits_fn, images, labels, found = small(kind)
     assert found.certified.tolist() == [False, *[True] * 5]

@@ -129,7 +129,7 @@ def test_the_folder_belongs_to_rows_and_seeds_but_not_to_parts_and_workers():
 def test_digits_has_the_small_scale_settings(name, norm, eps, beta, widths):
     setting = DIGITS[name]
     assert (setting.norm, setting.eps, setting.widths, setting.pooled_test) == (norm, eps, widths, 397)
-    assert (setting.epochs, setting.batch_size, setting.learning_rate, setting.restarts) == (100, 100, 1e-3, 3)
+    assert (setting.epochs, setting.batch_size, setting.learning_rate, setting.restarts) == (80, 100, 1e-3, 3)
     per = [row for row in setting.rows if row.method in ("per", "per_at")]
     assert {(row.alpha, row.beta, row.first_eps) for row in per} == {(1.5 * eps, beta, eps / 16)}
     assert setting.ramp == (0.0, 0.6)

@@ -207,7 +207,8 @@ def test_one_step_lowers_the_objective(blobs, name):
     assert all(np.isfinite(value) for value in after.values())
 
 
-@pytest.mark.parametrize("name", [pytest.param("kw", marks=pytest.mark.slow), "per_at"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kw", "per_at"])
 def test_populations_train_together(blobs, name):
     """As one by one, with a schedule of the radius and part of the batch."""
     images, labels = (array[::2] for array in blobs)
