@@ -277,7 +277,8 @@ def _reads(node: Any, root: str) -> bool:
 
 
 def _tensor(images: np.ndarray) -> torch.Tensor:
-    return torch.tensor(np.asarray(images, np.float32).transpose(0, 3, 1, 2).copy())
+    images = np.asarray(images, np.float32)
+    return torch.tensor(images if images.ndim == 2 else images.transpose(0, 3, 1, 2).copy())
 
 
 def _refine_tangents(node: Any, step: float, limit: float = 20.0) -> None:
