@@ -65,12 +65,12 @@ def substitute(graph: Graph, node: Node, rows: Rows, relaxation: Relaxation) -> 
 def _through_activation(rows: Rows, lines: Lines) -> tuple[Rows, jax.Array, jax.Array]:
     lower, upper = between(rows, lines.lower_intercept, lines.upper_intercept)
     if lines.lower_slope is lines.upper_slope:
-        return rows.map(jnp.multiply, lines.lower_slope), lower, upper
+        return rows.map(jnp.multiply, lines.lower_slope).stored(), lower, upper
 
     def slopes(a: jax.Array, lower_slope: jax.Array, upper_slope: jax.Array) -> jax.Array:
         return jnp.where(a > 0, lower_slope, upper_slope) * a
 
-    return rows.map(slopes, lines.lower_slope, lines.upper_slope), lower, upper
+    return rows.map(slopes, lines.lower_slope, lines.upper_slope).stored(), lower, upper
 
 
 def _through_pool(rows: Rows, lines: PoolLines) -> tuple[Rows, jax.Array, jax.Array]:
@@ -90,14 +90,19 @@ def is_parallel(lines: Lines | PoolLines) -> bool:
     return isinstance(lines, Lines) and lines.lower_slope is lines.upper_slope
 
 
-def bounds(graph: Graph, node: Node, rows: Rows, relaxation: Relaxation, problem: Problem) -> Interval:
-    """Lower and upper bounds of linear functions of a node, ``[rows]`` each."""
-    found = substitute(graph, node, rows, relaxation)
+def bounds(
+    graph: Graph, node: Node, rows: Rows, relaxation: Relaxation, problem: Problem, after: jax.Array | None = None
+) -> Interval:
+    """Lower and upper bounds of linear functions of a node, ``[rows]`` each.
+
+    One side waits for the other, and both for ``after``: at the same time they would take twice the memory.
+    """
+    found = substitute(graph, node, rows if after is None else rows.stored(after), relaxation)
     on_image = found.rows[graph.image]
     lower = problem.lower(on_image) + found.lower
     if all(is_parallel(relaxation[other]) for other in graph.before(node) if other.is_nonlinear):
         return lower, problem.upper(on_image) + found.upper
-    negative = substitute(graph, node, rows.map(lambda a: -a), relaxation)
+    negative = substitute(graph, node, rows.map(jnp.negative).stored(after=lower), relaxation)
     return lower, -(problem.lower(negative.rows[graph.image]) + negative.lower)
 
 
@@ -110,9 +115,11 @@ def node_bounds(graph: Graph, node: Node, relaxation: Relaxation, problem: Probl
         problem: the image.
         at_once: so many rows at a time at most, to bound memory; of feature maps at least one channel.
     """
-    parts = [
-        tuple(side.reshape(*leading, -1) for side in bounds(graph, node, rows, relaxation, problem))
-        for rows, leading in split(identity(node.shape, node.aval.dtype), at_once)
-    ]
+    parts: list[Interval] = []
+    done = None
+    for rows, leading in split(identity(node.shape, node.aval.dtype), at_once):
+        low, high = bounds(graph, node, rows, relaxation, problem, done)
+        parts.append((low.reshape(*leading, -1), high.reshape(*leading, -1)))
+        done = high
     lower, upper = (jnp.concatenate(side, -1).reshape(node.shape) for side in zip(*parts, strict=True))
     return lower, upper

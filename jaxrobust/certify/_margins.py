@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -62,7 +62,7 @@ def margins(
         else _margins(*arguments, chosen, rows_at_once)
         for chosen in methods_named(method)
     ]
-    return jnp.stack(found).max(0)
+    return reduce(jnp.maximum, found)
 
 
 def _optimized(

@@ -30,7 +30,8 @@ class Problem(NamedTuple):
 
     def lower(self, rows: Rows) -> jax.Array:
         """The smallest values of linear functions of the image, ``[rows]``."""
-        return rows.dot(self.image) - rows.map(lambda a: -a).support(self._support, tuple(self.extent))
+        low, high, radii = self.extent
+        return rows.dot(self.image) - rows.support(self._support, (-high, -low, radii))
 
     def upper(self, rows: Rows) -> jax.Array:
         """The largest values of linear functions of the image, ``[rows]``."""

@@ -1,12 +1,13 @@
 """Rows of linear functions on a node of the network: the coefficients that backward substitution carries.
 
-``Dense`` rows have a coefficient for every entry of the node. ``Patches`` are the rows of a feature map whose every
-position sees a window only, as before the second convolution of a network: they hold the coefficients in the window, which
-is a small part of the node.
+``Dense`` rows have a coefficient for every entry of the node. ``Identity`` are those with which substitution begins at a
+layer. ``Patches`` are the rows of a feature map whose every position sees a window only, as before the second convolution
+of a network: they hold the coefficients in the window, which is a small part of the node.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ from jax import lax
 
 from ._affine import Affine
 from ._convolution import is_plain
+from ._stored import stored
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Dense:
         """Rows of the same function by another way."""
         return Dense(self.values + other.dense().values)
 
+    def stored(self, after: jax.Array | None = None) -> Dense:
+        """The same, computed before it is used, and after another value: see :func:`stored`."""
+        rows = self.values.reshape(len(self.values), -1)  # flat, since XLA's CPU backend computes these sooner
+        return Dense(stored((rows,), after)[0].reshape(self.values.shape))
+
     def dense(self) -> Dense:
         """The same."""
         return self
@@ -54,6 +61,65 @@ class Dense:
     def support(self, support: Callable[..., jax.Array], fields: tuple[jax.Array, ...]) -> jax.Array:
         """``support(normals [rows, features], fields [features])`` of the rows on the image, ``[rows]``."""
         return support(self.values.reshape(len(self.values), -1), tuple(field.reshape(-1) for field in fields))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One row for every entry of a node, which it is equal to.
+
+    As a matrix it would be multiplied by the weights of the layer, at the cost of all else for a network with one.
+
+    Attributes:
+        shape, dtype: of the node.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def map(self, function: Callable[..., jax.Array], *arrays: jax.Array) -> Dense:
+        """See :meth:`Dense.map`."""
+        return self.dense().map(function, *arrays)
+
+    def dot(self, array: jax.Array) -> jax.Array:
+        """See :meth:`Dense.dot`."""
+        return self.dense().dot(array) if array.ndim > len(self.shape) else array.reshape(-1)
+
+    def __add__(self, other: Rows) -> Dense:
+        """See :meth:`Dense.__add__`."""
+        return self.dense() + other
+
+    def stored(self, after: jax.Array | None = None) -> Dense:
+        """See :func:`stored`."""
+        return self.dense().stored(after)
+
+    def dense(self) -> Dense:
+        """As a matrix."""
+        size = math.prod(self.shape)
+        return Dense(jnp.eye(size, dtype=self.dtype).reshape(size, *self.shape))
+
+    def through(self, operation: Affine) -> tuple[Rows, ...]:
+        """See :meth:`Dense.through`. A constant added leaves it, and a product of matrices makes it their weights."""
+        if operation.name in ("add", "add_any") and [aval.shape for aval in operation.operand_avals] == [self.shape]:
+            return (self,)
+        weights = _weights(operation) if operation.name == "dot_general" else None
+        return self.dense().through(operation) if weights is None else (Dense(weights).stored(),)
+
+    def support(self, support: Callable[..., jax.Array], fields: tuple[jax.Array, ...]) -> jax.Array:
+        """See :meth:`Dense.support`."""
+        return self.dense().support(support, fields)
+
+
+def _weights(operation: Affine) -> jax.Array | None:
+    """The matrix of a product of a vector with a constant, ``[results, *operand]``; ``None`` if the operand is no vector."""
+    contracted, (batch, _) = operation.params["dimension_numbers"]
+    place = operation.arguments.index(None)
+    matrix, (aval,) = operation.arguments[1 - place], operation.operand_avals
+    own, others = contracted[place], contracted[1 - place]
+    if batch or math.prod(aval.shape[axis] for axis in own) != math.prod(aval.shape):
+        return None
+    free = [axis for axis in range(matrix.ndim) if axis not in others]
+    in_order = [other for _, other in sorted(zip(own, others, strict=True))]
+    return matrix.transpose(*free, *in_order).reshape(-1, *aval.shape).astype(aval.dtype)
 
 
 @dataclass(frozen=True)
@@ -120,6 +186,11 @@ class Patches:
 
         values = widened(self) + widened(other)
         return replace(self, values=values, before=before, inside=self.inside and other.inside)
+
+    def stored(self, after: jax.Array | None = None) -> Patches:
+        """See :meth:`Dense.stored`."""
+        rows = self.values.reshape(-1, self.values.shape[-1])
+        return replace(self, values=stored((rows,), after)[0].reshape(self.values.shape))
 
     def dense(self) -> Dense:
         """With a coefficient for every entry of the node."""
@@ -231,18 +302,15 @@ class Patches:
         return padded[vertical][:, :, horizontal].transpose(0, 2, 1, 3, 4)
 
 
-Rows = Dense | Patches
+Rows = Dense | Identity | Patches
 
 
 def identity(shape: tuple[int, ...], dtype: Any) -> Rows:
-    """One row for every entry of a node: patches for feature maps, else dense."""
+    """One row for every entry of a node: patches for feature maps."""
     if len(shape) == 4 and shape[0] == 1 and shape[1] * shape[2] > 1:
         values = jnp.eye(shape[3], dtype=dtype).reshape(1, 1, shape[3], 1, 1, shape[3])
         return Patches(values, (shape[1], shape[2]), (1, 1), (0, 0), shape, inside=True)
-    size = 1
-    for length in shape:
-        size *= length
-    return Dense(jnp.eye(size, dtype=dtype).reshape(size, *shape))
+    return Identity(shape, dtype)
 
 
 def split(rows: Rows, at_once: int | None) -> list[tuple[Rows, tuple[int, ...]]]:
@@ -257,5 +325,7 @@ def split(rows: Rows, at_once: int | None) -> list[tuple[Rows, tuple[int, ...]]]
         size = rows.values.shape[2] if at_once is None else max(1, at_once // (rows.grid[0] * rows.grid[1]))
         parts = range(0, rows.values.shape[2], size)
         return [(replace(rows, values=rows.values[:, :, i : i + size]), rows.grid) for i in parts]
-    size = len(rows.values) if at_once is None else at_once
-    return [(Dense(rows.values[i : i + size]), ()) for i in range(0, len(rows.values), size)]
+    if at_once is None:
+        return [(rows, ())]
+    values = rows.dense().values
+    return [(Dense(values[i : i + at_once]), ()) for i in range(0, len(values), at_once)]

@@ -1,7 +1,9 @@
-"""Values that XLA's CPU backend is to compute once.
+"""Values that XLA's CPU backend is to compute once, and in order.
 
 It fuses a value into each of its users, and computes it anew for every element of theirs: the slope of a unit for each of a
-thousand rows that pass it. Barriers are no help, since it removes them. The result of a condition is kept in memory.
+thousand rows that pass it. It also begins all that does not depend on each other at the same time, which takes the memory
+of all. Barriers are no help, since it removes them. The result of a condition is kept in memory, and waits for its
+predicate.
 """
 
 from __future__ import annotations
@@ -16,29 +18,36 @@ Arrays = tuple[jax.Array, ...]
 
 
 @jax.custom_jvp
-def stored(arrays: Arrays) -> Arrays:
-    """The same arrays, computed before they are used."""
-    return _stored(arrays) if jax.default_backend() == "cpu" else arrays
+def stored(arrays: Arrays, after: jax.Array | None = None) -> Arrays:
+    """The same arrays, computed before they are used.
+
+    Args:
+        arrays: at least one.
+        after: they, and so what is computed from them, wait for this value.
+    """
+    if jax.default_backend() != "cpu":
+        return arrays
+    return _stored(arrays, arrays[0] if after is None else after)
 
 
 @stored.defjvp
-def _stored_jvp(primals: tuple[Arrays], tangents: tuple[Arrays]) -> tuple[Arrays, Arrays]:
+def _stored_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Arrays, Arrays]:
     return stored(*primals), tangents[0]
 
 
 @custom_vmap
-def _stored(arrays: Arrays) -> Arrays:
-    """Where the first element is not a number all become so, which is what keeps the condition from being simplified."""
-    first = arrays[0].reshape(-1)[0]
+def _stored(arrays: Arrays, after: jax.Array) -> Arrays:
+    # XLA does not see that this is true. Were both branches the same, it would remove the condition.
+    always = jnp.isnan(after.reshape(-1)[0]).astype(jnp.int32) < 2
 
-    def undefined(arrays: Arrays) -> Arrays:
-        return tuple(jnp.full_like(array, jnp.nan) for array in arrays)
+    def never(arrays: Arrays) -> Arrays:
+        return tuple(jnp.zeros_like(array) for array in arrays)
 
-    return jax.lax.cond(first == first, lambda arrays: arrays, undefined, arrays)
+    return jax.lax.cond(always, lambda arrays: arrays, never, arrays)
 
 
 @_stored.def_vmap
-def _stored_batch(axis_size: int, in_batched: Any, arrays: Arrays) -> tuple[Arrays, Any]:
+def _stored_batch(axis_size: int, in_batched: Any, arrays: Arrays, after: jax.Array) -> tuple[Arrays, Any]:
     """One condition for the batch; one for each example would be computed as a choice between both results."""
     del axis_size
-    return _stored(arrays), in_batched[0]
+    return _stored(arrays, after), in_batched[0]
