@@ -25,8 +25,6 @@ to the largest of them; sparse bounds differ by design.
 
     python benchmarks/certify.py [--parts peers growth] [--batches 10 100] [--rounds 2] [--seconds 5] [--quick]
 
-On CPU ``XLA_FLAGS=--xla_cpu_enable_concurrency_optimized_scheduler=false`` makes XLA keep fewer values at the same time.
-
 Without auto_LiRPA (``pip install --no-deps auto_LiRPA==0.3``, beside PyTorch) its rows are left out.
 """
 
