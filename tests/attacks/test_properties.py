@@ -74,7 +74,7 @@ TABLE = {
     ),
 }
 IN_AUTO_ATTACK = ("apgd", "apgd_targeted", "fab", "fab_targeted", "square")
-ALWAYS = ("fgsm", "pgd", "multi_targeted_pgd", "apgd", "fab_targeted", "square", "fmn", "simba", "hop_skip_jump")
+ALWAYS = ("pgd", "apgd", "fab_targeted", "square", "fmn", "simba", "hop_skip_jump")
 """Attacks that are checked in the norm that they list first whenever tests run; all others where slow tests do."""
 
 

@@ -30,7 +30,10 @@ def assert_same(first, second, atol=1e-5):
         np.testing.assert_allclose(first.history[name], second.history[name], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "rmsprop", "sign_sgd"])
+SLOW = (pytest.param(name, marks=pytest.mark.slow) for name in ("momentum", "rmsprop"))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "sign_sgd", *SLOW])
 def test_together_equals_one_by_one(blobs, name):
     optimizer = functools.partial(optimizers.OPTIMIZERS[name])
     together = train(blobs, optimizer=optimizer, mode="together", learning_rates=(0.01, 0.003, 0.01))
