@@ -37,11 +37,13 @@ def _stored_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Ar
 
 @custom_vmap
 def _stored(arrays: Arrays, after: jax.Array) -> Arrays:
+    if after.size == 0:
+        return arrays
     # XLA does not see that this is true. Were both branches the same, it would remove the condition.
     always = jnp.isnan(after.reshape(-1)[0]).astype(jnp.int32) < 2
 
-    def never(arrays: Arrays) -> Arrays:
-        return tuple(jnp.zeros_like(array) for array in arrays)
+    def never(arrays: Arrays) -> Arrays:  # nothing is certified by what is not a number
+        return tuple(jnp.full_like(array, jnp.nan) for array in arrays)
 
     return jax.lax.cond(always, lambda arrays: arrays, never, arrays)
 

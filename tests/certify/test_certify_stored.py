@@ -26,6 +26,12 @@ def test_one_example_does_not_reach_the_others():
     np.testing.assert_array_equal(found, values)
 
 
+def test_no_images_have_no_margins():
+    images, labels = jnp.zeros((0, 3)), jnp.zeros(0, jnp.int32)
+    found = certify.margins(lambda x: jax.nn.relu(x @ jnp.ones((3, 3))) @ jnp.ones((3, 4)), images, labels, Linf(0.1))
+    assert found.shape == (0, 4)
+
+
 def test_what_all_examples_share_is_not_copied_for_each():
     shared, after = jnp.arange(3.0), jnp.arange(4.0)
     found = jax.vmap(lambda a: stored((shared,), after=a)[0], out_axes=None)(after)
