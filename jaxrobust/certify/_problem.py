@@ -31,6 +31,7 @@ class Problem(NamedTuple):
     def lower(self, rows: Rows) -> jax.Array:
         """The smallest values of linear functions of the image, ``[rows]``."""
         low, high, radii = self.extent
+        # The support of the mirrored set, since balls are symmetric: negated rows would be another array as large.
         return rows.dot(self.image) - rows.support(self._support, (-high, -low, radii))
 
     def upper(self, rows: Rows) -> jax.Array:

@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,17 @@ def test_clean_accuracy(problem):
     assert evaluation.accuracy(logits_fn, images, labels) == pytest.approx(100 * 18 / 23)
 
 
-@pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (4, 2), (7, 1), (23, 2), (1000, 2)])
+ALWAYS = ((1, 1), (4, 2), (7, 1), (23, 2), (1000, 2))
+"""Batch sizes and numbers of devices that are checked whenever tests run; all others where slow tests do."""
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "devices"),
+    [
+        pytest.param(*case, marks=() if case in ALWAYS else pytest.mark.slow)
+        for case in itertools.product([1, 4, 7, 23, 1000], [1, 2])
+    ],
+)
 def test_results_depend_neither_on_batch_size_nor_on_devices(problem, batch_size, devices, key):
     logits_fn, images, labels = problem
     attack = attacks.pgd(Linf(0.05), steps=3)

@@ -1,5 +1,6 @@
 import json
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -9,9 +10,8 @@ import pytest
 
 from experiments.optimizer_robustness import config
 from experiments.optimizer_robustness.config import Config
-from experiments.optimizer_robustness.study import run
 from jaxrobust import models
-from jaxrobust.reporting import CommandError, main
+from jaxrobust.reporting import CommandError
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--datasets", "digits", "--model", "linear", "--epochs", "2", "--seeds", "0", "1", "--learning-rates", "0.1"]
@@ -56,9 +56,11 @@ def test_help_is_quick_and_explains_every_option():
 def test_mistakes_give_one_message_and_exit_code_2(tmp_path, arguments, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["optimizer_robustness", *arguments, "--output", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as found:
-        main(Config, run, "optimizer_robustness")
+        runpy.run_module("experiments.optimizer_robustness", run_name="__main__")
     assert found.value.code == 2
-    assert message in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "Traceback" not in errors
 
 
 def test_an_unwritable_folder(tmp_path):

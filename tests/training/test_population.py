@@ -30,7 +30,7 @@ def assert_same(first, second, atol=1e-5):
         np.testing.assert_allclose(first.history[name], second.history[name], atol=1e-4)
 
 
-SLOW = (pytest.param(name, marks=pytest.mark.slow) for name in ("momentum", "rmsprop"))
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("momentum", "rmsprop")]
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "sign_sgd", *SLOW])
