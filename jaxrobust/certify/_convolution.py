@@ -51,7 +51,7 @@ def transpose_by_interleaving(
 
     @jax.custom_jvp
     def transposed(kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
-        return stored((_interleaved(params, kernel, operand.shape, cotangent, _full_convolution),))[0]
+        return stored(_interleaved(params, kernel, operand.shape, cotangent, _full_convolution))
 
     @transposed.defjvp
     def derivative(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:

@@ -40,7 +40,7 @@ class Method(NamedTuple):
         assert isinstance(operation, Activation)
         if self.slopes in ("adaptive", "midpoint"):
             lines = operation.crown(*operand, rule="ends" if self.slopes == "adaptive" else "midpoint")
-            return Lines(*stored(tuple(lines)))
+            return stored(lines)
         lines = operation.parallel(*operand, rule="tangent" if self.slopes == "tangent" else "tight")
         slope, lower, upper = stored((lines.lower_slope, lines.lower_intercept, lines.upper_intercept))
         return Lines(slope, lower, slope, upper)

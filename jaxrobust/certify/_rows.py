@@ -48,7 +48,7 @@ class Dense:
     def stored(self, after: jax.Array | None = None) -> Dense:
         """The same, computed before it is used, and after another value: see :func:`stored`."""
         rows = self.values.reshape(len(self.values), -1)  # flat, since XLA's CPU backend computes these sooner
-        return Dense(stored((rows,), after)[0].reshape(self.values.shape))
+        return Dense(stored(rows, after).reshape(self.values.shape))
 
     def dense(self) -> Dense:
         """The same."""
@@ -190,7 +190,7 @@ class Patches:
     def stored(self, after: jax.Array | None = None) -> Patches:
         """See :meth:`Dense.stored`."""
         rows = self.values.reshape(-1, self.values.shape[-1])
-        return replace(self, values=stored((rows,), after)[0].reshape(self.values.shape))
+        return replace(self, values=stored(rows, after).reshape(self.values.shape))
 
     def dense(self) -> Dense:
         """With a coefficient for every entry of the node."""

@@ -8,13 +8,13 @@ predicate.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-Arrays = tuple[jax.Array, ...]
+Arrays = TypeVar("Arrays")
 
 
 @jax.custom_jvp
@@ -22,16 +22,16 @@ def stored(arrays: Arrays, after: jax.Array | None = None) -> Arrays:
     """The same arrays, computed before they are used.
 
     Args:
-        arrays: at least one.
+        arrays: a pytree with at least one.
         after: they, and so what is computed from them, wait for this value.
     """
     if jax.default_backend() != "cpu":
         return arrays
-    return _stored(arrays, arrays[0] if after is None else after)
+    return _stored(arrays, jax.tree.leaves(arrays)[0] if after is None else after)
 
 
 @stored.defjvp
-def _stored_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Arrays, Arrays]:
+def _stored_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     return stored(*primals), tangents[0]
 
 
@@ -43,7 +43,7 @@ def _stored(arrays: Arrays, after: jax.Array) -> Arrays:
     always = jnp.isnan(after.reshape(-1)[0]).astype(jnp.int32) < 2
 
     def never(arrays: Arrays) -> Arrays:  # nothing is certified by what is not a number
-        return tuple(jnp.full_like(array, jnp.nan) for array in arrays)
+        return jax.tree.map(lambda array: jnp.full_like(array, jnp.nan), arrays)
 
     return jax.lax.cond(always, lambda arrays: arrays, never, arrays)
 

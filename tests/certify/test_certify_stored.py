@@ -22,7 +22,7 @@ def test_values_stay_the_same(first):
 
 def test_one_example_does_not_reach_the_others():
     values = jnp.array([[jnp.nan], [1.0], [2.0]])
-    found = jax.jit(jax.vmap(lambda value: stored((value,), after=value)[0]))(values)
+    found = jax.jit(jax.vmap(lambda value: stored(value, after=value)))(values)
     np.testing.assert_array_equal(found, values)
 
 
@@ -34,13 +34,13 @@ def test_no_images_have_no_margins():
 
 def test_what_all_examples_share_is_not_copied_for_each():
     shared, after = jnp.arange(3.0), jnp.arange(4.0)
-    found = jax.vmap(lambda a: stored((shared,), after=a)[0], out_axes=None)(after)
+    found = jax.vmap(lambda a: stored(shared, after=a), out_axes=None)(after)
     np.testing.assert_array_equal(found, shared)
 
 
 def test_derivatives_pass():
     def function(x):
-        return (stored((x,), after=x.sum())[0] ** 2).sum()
+        return (stored(x, after=x.sum()) ** 2).sum()
 
     x = jnp.array([1.0, -2.0])
     np.testing.assert_array_equal(jax.jit(jax.grad(function))(x), 2 * x)
